@@ -1,0 +1,36 @@
+# STEDM-workflow: from slides to tables, figures and claims. Rules are in workflow/rules, one file a stage.
+from snakemake.utils import min_version
+
+min_version("9.11")
+
+
+configfile: "config/demo.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/cohort.smk"
+include: "workflow/rules/tiles.smk"
+include: "workflow/rules/generator.smk"
+include: "workflow/rules/synthetic.smk"
+include: "workflow/rules/segmenter.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,
+
+
+rule cut:
+    input:
+        sums(plan.tiles),
+
+
+rule search:
+    input:
+        rules.colour_search.output,

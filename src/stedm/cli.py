@@ -1,0 +1,221 @@
+"""The command line: `stedm VERB …`. Each job of the workflow is one of these commands."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from stedm import __version__
+from stedm.errors import UserError
+
+log = logging.getLogger("stedm")
+
+STAGES = {
+    "cohort": "acquire and verify the slides",
+    "tiles": "cut slides into the tile store",
+    "generator": "train a diffusion model",
+    "synthetic": "draw labelled images in the styles of unlabelled patients",
+    "segmenter": "train a segmenter and predict the test patients",
+    "scores": "count predictions against labels",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a known error is one sentence and exit code 2, an interruption 130."""
+    options = _parser().parse_args(arguments)
+    _start_log(options.log)
+    try:
+        options.run(options)
+    except UserError as error:
+        log.error("error: %s", error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        log.error("interrupted; run the same command again to go on")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stedm", description="Style-Extracting Diffusion Models, from slides to tables and claims."
+    )
+    parser.add_argument("--version", action="version", version=f"stedm {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    def verb(name: str, text: str, run) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.add_argument("--log", type=Path, help="also write plain lines to this file")
+        added.set_defaults(run=run)
+        return added
+
+    def stage(name: str) -> argparse.ArgumentParser:
+        added = verb(name, STAGES[name], _run_stage)
+        added.add_argument("config", type=Path, help="configuration, such as results/demo/config.yaml")
+        added.add_argument("id", help="run, as `stedm plan CONFIG` lists it")
+        added.set_defaults(stage=name)
+        return added
+
+    cohort = verb("cohort", STAGES["cohort"], _run_cohort)
+    cohort.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    what = cohort.add_mutually_exclusive_group()
+    what.add_argument("--repair", action="store_true", help="mend lost or changed files, and only those")
+    what.add_argument("--freeze", action="store_true", help="draw a phantom anew and record its checksums")
+
+    tiles = verb("tiles", STAGES["tiles"] + ": of a configuration's cohort, or of slides by path", _run_tiles)
+    tiles.add_argument("source", nargs="+", type=Path, help="a configuration (.yaml), or slides")
+    tiles.add_argument("--out", type=Path, help="folder of the tile store (slides by path)")
+    tiles.add_argument("--mpp", type=float, help="working resolution in µm per pixel")
+    tiles.add_argument("--downsample", type=float, help="working resolution as a factor of level 0")
+    tiles.add_argument("--slide-mpp", type=float, help="resolution of level 0 where the file does not state it")
+    tiles.add_argument("--tile", type=int, default=256, help="side of a tile in working pixels (default 256)")
+    tiles.add_argument("--annotations", type=Path, nargs="+", help="QuPath GeoJSON, one a slide")
+    tiles.add_argument("--classes", nargs="+", help="annotated classes to keep (default: tumour)")
+
+    for name in ("generator", "synthetic", "segmenter", "scores"):
+        added = stage(name)
+        if name == "synthetic":
+            added.add_argument("--part", type=int, default=0, help="which of execution.synthetic_jobs parts")
+
+    for name, text, run in (
+        ("report", "write tables, figures, claims and the report", _run_report),
+        ("search", "compare strengths of colour augmentation on training patients", _run_search),
+        ("record", "copy a run's results to results/reference", _run_record),
+        ("plan", "list the runs that a configuration needs", _run_plan),
+        ("check", "check a configuration and print it with all defaults", _run_check),
+    ):
+        verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
+    return parser
+
+
+def _start_log(path: Path | None) -> None:
+    from stedm.progress import use_bars
+
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [shown]
+    # Jobs of the workflow have a log and share one terminal: lines there, bars only for a command alone.
+    use_bars(path is None)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = logging.FileHandler(path, mode="a")
+        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(kept)
+
+
+def _plan(path: Path):
+    from stedm.config import load_config
+    from stedm.runs import Plan
+
+    return Plan(load_config(path))
+
+
+def _run_stage(options: argparse.Namespace) -> None:
+    from stedm import stages
+
+    plan = _plan(options.config)
+    run = plan.find(options.stage, options.id)
+    if options.stage == "synthetic":
+        stages.make_synthetic(plan, run, options.part)
+    else:
+        getattr(stages, f"make_{options.stage}")(plan, run)
+
+
+def _run_cohort(options: argparse.Namespace) -> None:
+    from stedm.cohort import load_cohort
+    from stedm.config import load_config
+    from stedm.runs import Plan
+    from stedm.stages import make_cohort
+
+    config = load_config(options.config)
+    if not (options.freeze or options.repair):
+        plan = Plan(config)
+        make_cohort(plan, plan.cohort)
+        return
+    cohort, workers = load_cohort(config.cohort), config.execution.slide_workers
+    if not hasattr(cohort, "freeze"):
+        raise UserError(
+            f"{options.config}: the cohort {config.cohort.name!r} is not drawn by code; its files "
+            "are mended where they came from."
+        )
+    if options.freeze:
+        log.info("wrote %s and data.dvc; commit both", cohort.freeze(workers=workers))
+    else:
+        facts = cohort.repair(Plan(config).slides, workers=workers)
+        log.info("%s: %s", cohort.data, facts["data"])
+
+
+def _run_tiles(options: argparse.Namespace) -> None:
+    if all(path.suffix in (".yaml", ".yml") for path in options.source) and len(options.source) == 1:
+        from stedm.stages import make_tiles
+
+        plan = _plan(options.source[0])
+        make_tiles(plan, plan.tiles)
+        return
+    from pydantic import ValidationError
+
+    from stedm.config import TilesConfig, describe
+    from stedm.tiles.cut import cut_files
+
+    if options.out is None:
+        raise UserError("--out: name a folder for the tile store.")
+    classes = options.classes or ["tumour"]
+    try:
+        config = TilesConfig(
+            mpp=options.mpp,
+            downsample=options.downsample,
+            tile=options.tile,
+            classes=classes,
+            foreground=classes,
+        )
+    except ValidationError as error:
+        raise UserError(f"tiles: {describe(error)}") from None
+    cut_files(options.source, options.out, config, mpp=options.slide_mpp, annotations=options.annotations)
+    log.info("wrote %s; its preview/ shows each slide", options.out)
+
+
+def _run_report(options: argparse.Namespace) -> None:
+    from stedm.stages import make_report
+
+    print(make_report(_plan(options.config)))
+
+
+def _run_search(options: argparse.Namespace) -> None:
+    from stedm.stages import make_search
+
+    print(make_search(_plan(options.config)))
+
+
+def _run_record(options: argparse.Namespace) -> None:
+    from stedm.tools.record import record_reference
+
+    log.info("recorded %s", record_reference(_plan(options.config)))
+
+
+def _run_plan(options: argparse.Namespace) -> None:
+    from stedm.tools.listing import list_runs
+
+    print(list_runs(_plan(options.config)))
+
+
+def _run_check(options: argparse.Namespace) -> None:
+    import yaml
+
+    plan = _plan(options.config)
+    print(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _run_docs(options: argparse.Namespace) -> None:
+    from stedm.tools.reference import write_reference
+
+    for path in write_reference(Path()):
+        log.info("wrote %s", path)
+
+
+if __name__ == "__main__":
+    main()

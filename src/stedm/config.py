@@ -1,0 +1,339 @@
+"""The one configuration schema: every setting of a run, its type, range and default.
+
+A run is one YAML file. It is checked when it is loaded: an unknown key, a wrong type or a value out of
+range is a :class:`~stedm.errors.UserError` of one sentence. ``docs/configuration.md`` and
+``config/schema.json`` are generated from this module (``make docs``), and a test fails when they drift.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stedm.errors import UserError
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are errors, and values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class CohortConfig(Section):
+    """Which slides, and where they come from."""
+
+    name: Name
+    """The cohort's module in `stedm.cohort`, its folder in `data/` and in `results/runs/`."""
+    manifest: Path
+    """CSV of facts (slide, patient, class, split, checksums), relative to the project's root."""
+    options: dict[str, Any] = {}
+    """Settings of this cohort's own; each cohort module documents and checks them."""
+
+
+class TilesConfig(Section):
+    """How slides are cut into the tile store."""
+
+    mpp: Annotated[float, Field(gt=0)] | None = None
+    """Working resolution in µm per pixel; needs slides that state theirs. Give this or `downsample`."""
+    downsample: Annotated[float, Field(ge=1)] | None = None
+    """Working resolution as a factor of the slide's level 0. Give this or `mpp`."""
+    tile: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] = 64
+    """Side of a tile in working pixels: the chunk of the store and the window that the models see."""
+    classes: list[str] = ["tumour"]
+    """Annotated classes that are kept, as named in the annotations; label 1 is the first of them."""
+    foreground: list[str] = ["tumour"]
+    """The annotated classes that the layout and the segmenter call foreground."""
+    min_tissue: Fraction = 0.1
+    """Tiles with less tissue than this are not stored."""
+
+    @model_validator(mode="after")
+    def _one_resolution(self) -> TilesConfig:
+        if (self.mpp is None) == (self.downsample is None):
+            raise ValueError("give exactly one of mpp and downsample")
+        missing = sorted(set(self.foreground) - set(self.classes))
+        if missing:
+            raise ValueError(f"foreground names {missing}, not among the classes {self.classes}")
+        return self
+
+
+class StyleConfig(Section):
+    """How a style vector is taken from style images."""
+
+    sampling: Literal["multi-patch", "nearby", "none"] = "multi-patch"
+    """Where style images are cut: anywhere in the tissue of the slide, around the tile, or nowhere."""
+    count: Annotated[int, Field(ge=1, le=64)] = 4
+    """Style images a sample (`nearby` and `multi-patch`)."""
+    size: Annotated[int, Field(ge=8)] = 32
+    """Side in pixels to which a style image is reduced by area means."""
+    dim: Positive = 128
+    """Length of the style vector."""
+    channels: list[Positive] = [24, 48, 96]
+    """Widths of the convolutional style encoder, one a halving."""
+    aggregation: Literal["mean"] = "mean"
+    """How the vectors of a set become one."""
+
+
+class FirstStageConfig(Section):
+    """The map between pixels and latents."""
+
+    kind: Literal["pca"] = "pca"
+    """Whitened principal components of pixel patches, fitted on the training tiles."""
+    patch: Annotated[int, Field(ge=1)] = 4
+    """Side of a patch in pixels: the latent is smaller by this factor."""
+    components: Positive = 16
+    """Components kept: the channels of the latent."""
+
+
+class UNetConfig(Section):
+    """The denoising network."""
+
+    channels: list[Positive] = [64, 128]
+    """Widths, one a resolution; each next one has half the side."""
+    blocks: Positive = 2
+    """Residual blocks a resolution."""
+
+
+class GeneratorConfig(Section):
+    """The diffusion model and its training."""
+
+    style: StyleConfig = StyleConfig()
+    first_stage: FirstStageConfig = FirstStageConfig()
+    unet: UNetConfig = UNetConfig()
+    steps: Positive = 1000
+    """Optimiser steps."""
+    batch: Positive = 16
+    """Samples a step."""
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    """Peak learning rate of AdamW (warm-up, then cosine to zero)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay of AdamW."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    """Decay a step of the averaged weights, which are the ones used."""
+    unlabelled: bool = True
+    """Train on tiles of unlabelled patients too, with the null layout."""
+    unlabelled_share: Fraction = 0.5
+    """Share of the samples drawn from unlabelled patients, where `unlabelled` is on."""
+    foreground_share: Fraction = 0.5
+    """Share of the labelled samples drawn from tiles with foreground."""
+    colour_jitter: Annotated[float, Field(ge=0)] = 0.2
+    """Strength of the colour jitter that an image shares with its style images; 0 switches it off."""
+    drop_style: Fraction = 0.15
+    """Share of the samples trained with the null style."""
+    drop_layout: Fraction = 0.1
+    """Share of the labelled samples trained with the null layout."""
+    checkpoint_every: Positive = 100
+    """Steps between two states from which a killed training goes on."""
+
+
+class SyntheticConfig(Section):
+    """Drawing labelled images in the styles of unlabelled patients."""
+
+    count: Positive = 480
+    """Images a setting."""
+    steps: Annotated[int, Field(ge=2)] = 12
+    """Steps of the sampler."""
+    guidance: Annotated[float, Field(ge=0)] = 1.5
+    """Guidance scale on the style; 1 is none."""
+    micro_batch: Positive = 16
+    """Images drawn at once; part of what makes a pixel, so part of the run's identity."""
+    affine: bool = True
+    """Layouts get a random scale, shift, rotation and shear beside flips."""
+    foreground_share: Fraction = 0.7
+    """Share of the layouts drawn from tiles with foreground; the rest from any tile."""
+
+
+class SegmenterConfig(Section):
+    """The segmenter and its training."""
+
+    channels: list[Positive] = [24, 48, 96]
+    """Widths of the U-Net, one a resolution."""
+    steps: Positive = 200
+    """Optimiser steps, the same for every arm."""
+    batch: Positive = 16
+    """Tiles a step."""
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    """Peak learning rate of AdamW (warm-up, then cosine to zero)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay of AdamW."""
+    foreground_share: Fraction = 0.5
+    """Share of the real samples drawn from tiles with foreground."""
+    synthetic_share: Fraction = 0.8
+    """Share of the samples that are synthetic, in arms that use synthetic images."""
+    colour_jitter: Annotated[float, Field(ge=0)] = 0.2
+    """Strength of the colour augmentation in the `-colour` arms."""
+    validate_every: Positive = 50
+    """Steps between two looks at the validation patients."""
+    window: Annotated[int, Field(ge=32, multiple_of=16)] = 256
+    """Side in pixels of the windows in which a slide is predicted."""
+    margin: Annotated[int, Field(ge=0)] = 16
+    """Width in pixels of a window's rim that gives context and is not kept."""
+    checkpoint_every: Positive = 100
+    """Steps between two states from which a killed training goes on."""
+
+
+class ReportConfig(Section):
+    """Statistics and presentation."""
+
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """Bootstrap resamples of the patients."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class ExecutionConfig(Section):
+    """How the work is done; none of it belongs to a run's identity, all of it is recorded."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where torch sees one; `cuda` without a GPU is an error, never a fallback."""
+    threads: Positive = 1
+    """Torch threads of each training or sampling process."""
+    slide_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that draw slides or cut them into tiles; 0 works in the process itself."""
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare the batches of a training; 0 prepares them in the process itself."""
+    synthetic_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that draw synthetic images; 0 draws in the process itself."""
+    synthetic_jobs: Positive = 1
+    """Jobs into which one synthetic setting is divided."""
+
+
+class Arm(Section):
+    """One way to train a segmenter."""
+
+    style: Literal["generator", "none"] | None = None
+    """Synthetic images used: in the style sampling of the generator, with the null style, or no images."""
+    colour: bool = False
+    """Colour augmentation of the segmenter's training tiles."""
+    all_labels: bool = False
+    """Every training patient is labelled, whatever the budget."""
+
+
+ARMS: dict[str, Arm] = {
+    "real": Arm(),
+    "real-colour": Arm(colour=True),
+    "synthetic": Arm(style="generator"),
+    "synthetic-null": Arm(style="none"),
+    "synthetic-colour": Arm(style="generator", colour=True),
+    "oracle": Arm(all_labels=True),
+    "oracle-colour": Arm(all_labels=True, colour=True),
+}
+
+
+class Config(Section):
+    """A run: one cohort, its experiments and how they are reported."""
+
+    name: Name
+    """Name of the run: its tables, figures and report lie in `results/<name>/`."""
+    title: str = ""
+    """Title of the report."""
+    preset: str = "demo"
+    """Name of the group of settings that the report states beside each number."""
+    cohort: CohortConfig
+    tiles: TilesConfig
+    budgets: Annotated[list[Positive], Field(min_length=1)] = [1]
+    """Label budgets: labelled patients of each class."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    """Each seed draws the labelled patients and seeds the generator, its images and the segmenter."""
+    arms: Annotated[list[str], Field(min_length=1)] = list(ARMS)
+    """Ways to train a segmenter that are compared."""
+    generator: GeneratorConfig = GeneratorConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    report: ReportConfig = ReportConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, arms: list[str]) -> list[str]:
+        for arm in arms:
+            if arm not in ARMS:
+                raise ValueError(f"unknown arm {arm!r}; there are {', '.join(ARMS)}")
+        return arms
+
+    @field_validator("arms", "seeds", "budgets")
+    @classmethod
+    def _no_duplicates(cls, values: list) -> list:
+        if len(set(values)) != len(values):
+            raise ValueError(f"an entry stands twice in {values}")
+        return values
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Config:
+        latent, rest = divmod(self.tiles.tile, self.generator.first_stage.patch)
+        halvings = 2 ** (len(self.generator.unet.channels) - 1)
+        if rest or latent % halvings:
+            raise ValueError(
+                f"tiles.tile {self.tiles.tile} must be a multiple of generator.first_stage.patch × {halvings}"
+            )
+        pixels = 3 * self.generator.first_stage.patch**2
+        if self.generator.first_stage.components > pixels:
+            raise ValueError(f"generator.first_stage.components is more than the {pixels} values of a patch")
+        if self.tiles.tile % self.generator.style.size:
+            raise ValueError(f"generator.style.size must divide tiles.tile {self.tiles.tile}")
+        if self.segmenter.window <= 2 * self.segmenter.margin:
+            raise ValueError("segmenter.window must be larger than twice segmenter.margin")
+        return self
+
+
+def parse_config(values: dict[str, Any], source: str = "the configuration") -> Config:
+    """Check plain values against the schema.
+
+    Raises
+    ------
+    UserError
+        One sentence with the source, the place of the first fault, what was found and what is allowed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Say the first fault of a pydantic error in one sentence."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the file"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {place!r}; correct or remove it (docs/configuration.md lists the keys)."
+    if first["type"] == "missing":
+        return f"the key {place!r} is missing; add it (docs/configuration.md describes it)."
+    found = first["input"]
+    shown = "" if isinstance(found, dict | BaseModel) else f", found {found!r}"
+    return f"{place}: {message[0].lower()}{message[1:]}{shown}."
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML file and check it.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, is no YAML mapping, or does not fit the schema.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a configuration such as config/demo.yaml.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[-1].strip()}).") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of settings, found {type(values).__name__}.")
+    return parse_config(values, str(path))
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is the same for equal settings: sorted keys, no spaces."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

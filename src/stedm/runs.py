@@ -1,0 +1,257 @@
+"""Which runs a configuration needs: their identities, folders, inputs and settings.
+
+A run's identity is a readable slug and eight hex digits of the canonical settings that it and its
+ancestors use, so that equal runs of different experiments are one run. How work is executed (device,
+threads, workers, jobs) is no part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stedm.cohort import Slide, labelled_patients, load_cohort, read_manifest
+from stedm.cohort.dvc import tracked
+from stedm.config import ARMS, Config
+from stedm.errors import UserError
+from stedm.provenance import digest
+
+SEARCH_STRENGTHS = (0.1, 0.2, 0.4)
+"""Strengths of colour augmentation among which the search on training patients chooses."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One product."""
+
+    stage: str
+    id: str
+    folder: Path
+    settings: dict[str, Any]
+    """What the run's own stage depends on."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Arm, budget, seed, patients: where the run stands in the experiment."""
+    inputs: dict[str, Run] = field(default_factory=dict)
+
+    def parts(self, jobs: int) -> list[Path]:
+        """Folders of a product that several jobs make, one each."""
+        return [self.folder / f"part-{number}-of-{jobs}" for number in range(jobs)]
+
+
+class Plan:
+    """All runs of a configuration; computed from configuration and manifest, without any data.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    root
+        The project's root: manifest, ``data.dvc`` and results lie below it.
+
+    Raises
+    ------
+    UserError
+        If the manifest is faulty or a budget is larger than the cohort.
+    """
+
+    def __init__(self, config: Config, root: Path = Path()) -> None:
+        self.config, self.root = config, Path(root)
+        self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest)
+        self.data = load_cohort(config.cohort, self.root)
+        for split in ("train", "test"):
+            if not self.patients(split):
+                raise UserError(f"{config.cohort.manifest}: no slide has the split {split!r}; add some.")
+        for budget in config.budgets:
+            for seed in config.seeds:
+                self._checked_draw(budget, seed)
+
+    def _checked_draw(self, budget: int, seed: int) -> None:
+        labelled = self.labelled(budget, seed)
+        needs_style = any(ARMS[arm].style == "generator" for arm in self.config.arms)
+        if needs_style and not self.unlabelled(labelled):
+            raise UserError(
+                f"budgets: with {budget} labelled patients of each class every training patient of "
+                f"{self.config.cohort.manifest} is labelled, so no unlabelled style is left; lower it."
+            )
+
+    # ---- patients
+
+    def patients(self, split: str) -> list[str]:
+        """Return the patients of a split, sorted."""
+        return sorted({slide.patient for slide in self.slides if slide.split == split})
+
+    def labelled(self, budget: int | None, seed: int) -> list[str]:
+        """Return the labelled patients of a budget and seed; all training patients for None."""
+        return labelled_patients(self.slides, budget, seed)
+
+    def unlabelled(self, labelled: list[str]) -> list[str]:
+        """Return the training patients that are not labelled."""
+        return sorted(set(self.patients("train")) - set(labelled))
+
+    # ---- runs
+
+    def _run(
+        self,
+        stage: str,
+        slug: str,
+        settings: dict[str, Any],
+        inputs: dict[str, Run] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Run:
+        inputs = inputs or {}
+        identity = digest({"settings": settings, "inputs": {role: run.id for role, run in inputs.items()}})
+        name = "-".join(part for part in (slug, identity) if part)
+        folder = self.root / "results" / "runs" / self.config.cohort.name / stage / name
+        return Run(stage, name, folder, settings, facts or {}, inputs)
+
+    @cached_property
+    def cohort(self) -> Run:
+        """The cohort's slides, acquired and verified."""
+        config = self.config.cohort
+        inside = self.data.data.is_relative_to(self.root) and not self.data.data.is_absolute()
+        out = tracked(self.root, self.data.data.relative_to(self.root)) if inside else None
+        settings = {
+            # Where the files lie on this machine does not change what they are.
+            "options": {key: value for key, value in config.options.items() if key not in ("path", "folder")},
+            "slides": [vars(slide) for slide in self.slides],
+            "data": out.md5 if out else None,
+        }
+        return self._run("cohort", "", settings)
+
+    @cached_property
+    def tiles(self) -> Run:
+        """The tile store of the cohort."""
+        settings = self.config.tiles.model_dump(mode="json")
+        return self._run("tiles", "", settings, {"cohort": self.cohort})
+
+    def generator(self, budget: int, seed: int) -> Run:
+        """The generator of a budget and seed."""
+        config, style = self.config.generator, self.config.generator.style
+        labelled = self.labelled(budget, seed)
+        settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed}
+        slug = f"k{budget}-s{seed}-{style.sampling}-{style.aggregation}"
+        return self._run("generator", slug, settings, {"tiles": self.tiles}, {"budget": budget, "seed": seed})
+
+    def synthetic(self, budget: int, seed: int, sampling: str) -> Run:
+        """The synthetic images of a budget, seed and style sampling (``none``: the null style)."""
+        config = self.config.synthetic
+        settings = {"synthetic": config.model_dump(mode="json"), "sampling": sampling, "seed": seed}
+        return self._run(
+            "synthetic",
+            f"k{budget}-s{seed}-{sampling}",
+            settings,
+            {"tiles": self.tiles, "generator": self.generator(budget, seed)},
+            {"budget": budget, "seed": seed, "sampling": sampling},
+        )
+
+    def segmenter(
+        self,
+        arm: str,
+        budget: int,
+        seed: int,
+        *,
+        colour_jitter: float | None = None,
+        scored: str = "test",
+    ) -> Run:
+        """The segmenter of an arm.
+
+        Parameters
+        ----------
+        arm, budget, seed
+            Which one; the budget does not count where the arm uses all labels.
+        colour_jitter
+            Another strength of the colour augmentation than the configuration's (search).
+        scored
+            ``test``, or ``train`` for the training patients that are not labelled (search).
+        """
+        how = ARMS[arm]
+        k = None if how.all_labels else budget
+        labelled = self.labelled(k, seed)
+        config = self.config.segmenter.model_dump(mode="json")
+        # Settings that cannot change a run do not belong to its identity.
+        if not how.colour:
+            del config["colour_jitter"]
+        elif colour_jitter is not None:
+            config["colour_jitter"] = colour_jitter
+        if how.style is None:
+            del config["synthetic_share"]
+        settings = {
+            "segmenter": config,
+            "colour": how.colour,
+            "labelled": labelled,
+            "seed": seed,
+            "scored": scored,
+        }
+        inputs = {"tiles": self.tiles}
+        if how.style is not None:
+            sampling = "none" if how.style == "none" else self.config.generator.style.sampling
+            inputs["synthetic"] = self.synthetic(budget, seed, sampling)
+        slug = f"{arm}-s{seed}" if k is None else f"{arm}-k{k}-s{seed}"
+        return self._run("segmenter", slug, settings, inputs, {"arm": arm, "budget": k, "seed": seed})
+
+    def scores(self, segmenter: Run) -> Run:
+        """The counts of a segmenter."""
+        inputs = {"segmenter": segmenter, "tiles": self.tiles}
+        run = self._run("scores", "", {}, inputs, segmenter.facts)
+        slug = segmenter.id.rsplit("-", 1)[0]
+        name = f"{slug}-{run.id}"
+        return Run("scores", name, run.folder.with_name(name), {}, segmenter.facts, inputs)
+
+    @cached_property
+    def segmenters(self) -> list[Run]:
+        """All segmenters of the configuration, each once."""
+        config = self.config
+        runs = [
+            self.segmenter(arm, budget, seed)
+            for budget in config.budgets
+            for seed in config.seeds
+            for arm in config.arms
+        ]
+        return list({run.id: run for run in runs}.values())
+
+    @cached_property
+    def searched(self) -> list[Run]:
+        """Segmenters of the search for the strength of colour augmentation, on training patients only."""
+        budget = min(self.config.budgets)
+        return [
+            self.segmenter("real-colour", budget, seed, colour_jitter=strength, scored="train")
+            for seed in self.config.seeds
+            for strength in SEARCH_STRENGTHS
+        ]
+
+    @cached_property
+    def all(self) -> dict[str, dict[str, Run]]:
+        """Every run by stage and id."""
+        found: dict[str, dict[str, Run]] = {}
+
+        def add(run: Run) -> None:
+            found.setdefault(run.stage, {})[run.id] = run
+            for source in run.inputs.values():
+                add(source)
+
+        for segmenter in [*self.segmenters, *self.searched]:
+            add(self.scores(segmenter))
+        return found
+
+    def find(self, stage: str, name: str) -> Run:
+        """Return a run by its stage and id.
+
+        Raises
+        ------
+        UserError
+            If the configuration has no such run.
+        """
+        runs = self.all.get(stage, {})
+        if name not in runs:
+            known = ", ".join(sorted(runs)) or "none"
+            raise UserError(f"{stage}: the configuration {self.config.name!r} has no run {name!r}; it has {known}.")
+        return runs[name]
+
+    # ---- the view
+
+    @property
+    def view(self) -> Path:
+        """Folder of the configuration's tables, figures and report."""
+        return self.root / "results" / self.config.name

@@ -1,0 +1,185 @@
+"""Training one segmenter, and its predictions of the patients that are scored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stedm import seeds
+from stedm.config import SegmenterConfig
+from stedm.provenance import Product
+from stedm.segmenter.data import TrainingBatches, read_tiles, validation_batches
+from stedm.segmenter.loss import segmentation_loss
+from stedm.segmenter.network import SmallUNet
+from stedm.segmenter.predict import PREDICTIONS, predict_slide, write_predictions
+from stedm.tiles.store import OUTSIDE, TileStore
+from stedm.training import Training, fit, use_device, write_curve
+
+
+class SegmenterTraining(Training):
+    """Training of a segmenter; keeps the weights with the lowest validation loss beside the last.
+
+    Parameters
+    ----------
+    network
+        The segmenter.
+    config
+        Settings of the segmenter.
+    store
+        Real tiles, for validation.
+    validation
+        Validation patients; may be empty.
+    """
+
+    def __init__(
+        self, network: SmallUNet, config: SegmenterConfig, store: TileStore, validation: Collection[str]
+    ) -> None:
+        super().__init__(
+            steps=config.steps,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            checkpoint_every=config.checkpoint_every,
+            validate_every=config.validate_every if validation else 0,
+        )
+        self.network = network
+        self.best = copy.deepcopy(network).requires_grad_(False)
+        self.best_loss, self.best_step = float("inf"), 0
+        self._store, self._rows = store, validation_batches(store, validation)
+        self.validation_slides = [slide for slide, _ in self._rows]
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        """Return the segmentation loss of a batch."""
+        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        return segmentation_loss(self.network(images), batch["targets"])
+
+    def validate(self, step: int) -> float:
+        """Return the mean over slides of the loss on the validation patients' tiles; keep the best weights."""
+        losses = []
+        for _, rows in self._rows:
+            parts = np.array_split(rows, max(1, len(rows) // 256))
+            values = []
+            for part in parts:
+                images, targets = read_tiles(self._store, part)
+                values.append(segmentation_loss(self.network(images.to(self.device)), targets.to(self.device)))
+            losses.append(torch.stack(values).mean())
+        value = float(torch.stack(losses).mean())
+        if value < self.best_loss:
+            self.best_loss, self.best_step = value, step
+            self.best.load_state_dict(self.network.state_dict())
+        return value
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep which weights are best."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["best"] = {"loss": self.best_loss, "step": self.best_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up which weights are best."""
+        super().on_load_checkpoint(checkpoint)
+        self.best_loss, self.best_step = checkpoint["best"]["loss"], checkpoint["best"]["step"]
+
+
+def train_segmenter(
+    making: Product,
+    *,
+    store: TileStore,
+    synthetic: TileStore | None,
+    labelled: Collection[str],
+    validation: Collection[str],
+    scored: Collection[str],
+    config: SegmenterConfig,
+    colour: bool,
+    seed: int,
+    label: str,
+    device: str = "auto",
+    threads: int = 1,
+    workers: int = 0,
+) -> None:
+    """Train a segmenter, predict, and write weights, predictions and preview.
+
+    Parameters
+    ----------
+    making
+        The product in the making; takes up the state that an earlier process left in its folder.
+    store
+        Real tiles.
+    synthetic
+        Synthetic tiles, or None.
+    labelled, validation, scored
+        Patients to train on, to choose the ``best`` weights by, and to predict.
+    config
+        Settings.
+    colour
+        Colour augmentation.
+    seed
+        Seed of the run.
+    label
+        Name in the progress line.
+    device, threads, workers
+        See :class:`stedm.config.ExecutionConfig`.
+    """
+    where = use_device(device, threads)
+    batches = TrainingBatches(store, labelled, synthetic, config, colour, seed)
+    torch.manual_seed(seeds.derive(seed, "segmenter", "weights"))
+    network = SmallUNet(config.channels).to(memory_format=torch.channels_last)
+    module = SegmenterTraining(network, config, store, validation)
+    fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
+    if not validation:
+        module.best.load_state_dict(module.network.state_dict())
+    networks = {"last": module.network.to(where).eval(), "best": module.best.to(where).eval()}
+    slides = write_predictions(
+        making.folder / PREDICTIONS,
+        networks,
+        store,
+        scored,
+        window=config.window,
+        margin=config.margin,
+        device=where,
+    )
+    for name, trained in networks.items():
+        tensors = {key: value.contiguous().cpu() for key, value in trained.state_dict().items()}
+        save_file(tensors, making.folder / f"{name}.safetensors")
+    write_curve(making.folder / "preview" / "curves.csv", module.curve)
+    _write_examples(making.folder / "preview" / "examples.npz", networks["last"], store, slides, config, where)
+    making.facts |= {
+        "device": str(where),
+        "threads": threads,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "best_step": module.best_step if validation else None,
+        "validation_slides": len(module.validation_slides),
+        "labelled": sorted(labelled),
+        "synthetic_images": len(synthetic) if synthetic is not None else 0,
+    }
+
+
+def _write_examples(
+    path: Path,
+    network: SmallUNet,
+    store: TileStore,
+    slides: list[str],
+    config: SegmenterConfig,
+    device: torch.device,
+    count: int = 6,
+    longest: int = 192,
+) -> None:
+    """Write the middles of evenly chosen slides with truth and prediction, as arrays (see the report)."""
+    chosen = slides[:: max(1, len(slides) // count)][:count]
+    arrays: dict[str, list] = {"images": [], "truths": [], "predictions": []}
+    side = min([longest, *(min(store.slides[s].width, store.slides[s].height) for s in chosen)])
+    for slide in chosen:
+        size = store.slides[slide]
+        x, y = (size.width - side) // 2, (size.height - side) // 2
+        image, label = store.window(slide, x, y, side, side)
+        mask = predict_slide(network, store, slide, window=config.window, margin=config.margin, device=device)
+        arrays["images"].append(image)
+        arrays["truths"].append(store.layout(label) & (label != OUTSIDE))
+        arrays["predictions"].append(mask[y : y + side, x : x + side])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, names=np.array(chosen, dtype=str), **{k: np.stack(v) for k, v in arrays.items()})

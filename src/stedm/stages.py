@@ -1,0 +1,234 @@
+"""One function a stage: from a run of the plan to its product on disk."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from stedm.errors import UserError
+from stedm.provenance import product, read_record, replacing
+from stedm.runs import Plan, Run
+
+log = logging.getLogger("stedm")
+
+STATE_FILES = ("state.ckpt",)
+JOURNAL_FILES = ("journal.jsonl",)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {**run.settings, **run.facts}
+
+
+def make_cohort(plan: Plan, run: Run) -> None:
+    """Acquire and verify the cohort's data; write ``cohort.parquet``, one row a slide."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cohort = plan.data
+    with product(run.folder, stage="cohort", settings=_settings(run)) as making:
+        making.facts |= cohort.acquire(plan.slides, workers=plan.config.execution.slide_workers)
+        rows = [{**vars(slide), "path": str(cohort.slide_path(slide))} for slide in plan.slides]
+        pq.write_table(pa.Table.from_pylist(rows), making.folder / "cohort.parquet")
+
+
+def make_tiles(plan: Plan, run: Run) -> None:
+    """Cut every slide of the cohort into the tile store."""
+    from stedm.tiles.cut import cut_cohort
+
+    config, source = plan.config, run.inputs["cohort"].folder
+    checksums = (read_record(source) or {}).get("md5", {})
+    with product(run.folder, stage="tiles", settings=_settings(run), inputs={"cohort": source}) as making:
+        making.facts |= cut_cohort(
+            plan.data,
+            plan.slides,
+            config.tiles,
+            making.folder,
+            workers=config.execution.slide_workers,
+            checksums=checksums,
+        )
+
+
+def make_generator(plan: Plan, run: Run) -> None:
+    """Train a generator."""
+    from stedm.generator.train import train_generator
+    from stedm.tiles.store import TileStore
+
+    config, tiles = plan.config, run.inputs["tiles"].folder
+    labelled = run.settings["labelled"]
+    with product(
+        run.folder, stage="generator", settings=_settings(run), inputs={"tiles": tiles}, keep=STATE_FILES
+    ) as making:
+        train_generator(
+            making,
+            store=TileStore(tiles),
+            labelled=labelled,
+            unlabelled=plan.unlabelled(labelled),
+            config=config.generator,
+            seed=run.facts["seed"],
+            device=config.execution.device,
+            threads=config.execution.threads,
+            workers=config.execution.loader_workers,
+        )
+
+
+def make_synthetic(plan: Plan, run: Run, part: int = 0) -> None:
+    """Draw synthetic images, or one of several parts of them."""
+    from stedm.synthetic.draw import Setting, draw_synthetic
+
+    config, generator = plan.config, run.inputs["generator"]
+    jobs = config.execution.synthetic_jobs
+    if not 0 <= part < jobs:
+        raise UserError(f"--part {part}: execution.synthetic_jobs is {jobs}; give 0 to {jobs - 1}.")
+    inputs = {"tiles": run.inputs["tiles"].folder, "generator": generator.folder}
+    labelled = generator.settings["labelled"]
+    setting = Setting(
+        store=inputs["tiles"],
+        generator=inputs["generator"],
+        labelled=tuple(labelled),
+        unlabelled=tuple(plan.unlabelled(labelled)),
+        sampling=run.facts["sampling"],
+        seed=run.facts["seed"],
+        config=config.synthetic,
+    )
+    with product(run.parts(jobs)[part], stage="synthetic", settings=_settings(run), inputs=inputs) as making:
+        draw_synthetic(
+            making,
+            setting,
+            generator_id=generator.id,
+            part=part,
+            parts=jobs,
+            device=config.execution.device,
+            threads=config.execution.threads,
+            workers=config.execution.synthetic_workers,
+        )
+
+
+def make_segmenter(plan: Plan, run: Run) -> None:
+    """Train a segmenter and predict the patients that are scored."""
+    from stedm.segmenter.train import train_segmenter
+    from stedm.tiles.store import TileStore
+
+    config, tiles = plan.config, run.inputs["tiles"].folder
+    synthetic = run.inputs.get("synthetic")
+    parts = synthetic.parts(config.execution.synthetic_jobs) if synthetic else []
+    inputs = {"tiles": tiles} | {f"synthetic-{n}": part for n, part in enumerate(parts)}
+    labelled, settings = run.settings["labelled"], config.segmenter
+    if "colour_jitter" in run.settings["segmenter"]:
+        update = {"colour_jitter": run.settings["segmenter"]["colour_jitter"]}
+        settings = settings.model_copy(update=update)
+    scored = plan.patients("test") if run.settings["scored"] == "test" else plan.unlabelled(labelled)
+    with product(run.folder, stage="segmenter", settings=_settings(run), inputs=inputs, keep=STATE_FILES) as making:
+        train_segmenter(
+            making,
+            store=TileStore(tiles),
+            synthetic=TileStore(*parts) if parts else None,
+            labelled=labelled,
+            validation=plan.patients("validation"),
+            scored=scored,
+            config=settings,
+            colour=run.settings["colour"],
+            seed=run.facts["seed"],
+            label=run.id,
+            device=config.execution.device,
+            threads=config.execution.threads,
+            workers=config.execution.loader_workers,
+        )
+
+
+def make_scores(plan: Plan, run: Run) -> None:
+    """Count a segmenter's predictions against the labels."""
+    from stedm.scores.count import SCORES, count_predictions
+    from stedm.tiles.store import TileStore
+
+    segmenter, tiles = run.inputs["segmenter"], run.inputs["tiles"].folder
+    facts = {"cohort": plan.config.cohort.name, **run.facts, "segmenter": segmenter.id}
+    inputs = {"segmenter": segmenter.folder, "tiles": tiles}
+    with product(run.folder, stage="scores", settings=_settings(run), inputs=inputs) as making:
+        predictions = segmenter.folder / "predictions.parquet"
+        count_predictions(predictions, TileStore(tiles), facts, making.folder / SCORES)
+
+
+def make_report(plan: Plan) -> str:
+    """Collect the scores and write tables, figures, claims and the report; return the headline as text."""
+    import pandas as pd
+
+    from stedm.report import build_report, headline_text
+
+    out = plan.view
+    tables = [_read_scores(plan.scores(run)) for run in plan.segmenters]
+    scores = pd.concat(tables, ignore_index=True)
+    with replacing(out / "scores.parquet") as beside:
+        scores.to_parquet(beside, index=False)
+    expected = [run.facts for run in plan.segmenters]
+    build_report(
+        out=out,
+        title=plan.config.title or plan.config.name,
+        scores=scores,
+        runs=_described_runs(plan),
+        ledger=read_ledger(plan.root / "docs" / "ledger.csv"),
+        expected=expected,
+        resamples=plan.config.report.resamples,
+        seed=plan.config.report.seed,
+    )
+    return headline_text(out)
+
+
+def _read_scores(run: Run) -> Any:
+    import pandas as pd
+
+    table = pd.read_parquet(run.folder / "scores.parquet")
+    return table.astype({"budget": "Int64"})
+
+
+def _described_runs(plan: Plan) -> list[dict[str, Any]]:
+    """Describe each run that the view rests on: where it is, what it is, its provenance."""
+    needed: dict[Path, dict[str, Any]] = {}
+
+    def add(run: Run) -> None:
+        for source in run.inputs.values():
+            add(source)
+        folders = run.parts(plan.config.execution.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
+        for folder in folders:
+            record = read_record(folder)
+            needed[folder] = {
+                "stage": run.stage,
+                "id": run.id,
+                "folder": folder,
+                "preset": plan.config.preset,
+                **run.facts,
+                "validation_labels": (record or {}).get("validation_slides"),
+                "provenance": record,
+            }
+
+    for segmenter in plan.segmenters:
+        add(plan.scores(segmenter))
+    return list(needed.values())
+
+
+def read_ledger(path: Path) -> list[dict[str, str]]:
+    """Read the deviation ledger, a CSV with the columns paper, ours, why; empty where there is none."""
+    import csv
+
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def make_search(plan: Plan) -> str:
+    """Compare the strengths of colour augmentation on training patients; return the table as text."""
+    import pandas as pd
+
+    from stedm.scores.metrics import per_patient
+
+    rows = []
+    for run in plan.searched:
+        patients = per_patient(_read_scores(plan.scores(run)))
+        iou = patients.loc[patients["checkpoint"] == "last", "iou"]
+        strength = run.settings["segmenter"]["colour_jitter"]
+        rows.append({"strength": strength, "seed": run.facts["seed"], "patients": len(iou), "iou": iou.mean()})
+    table = pd.DataFrame(rows).sort_values(["strength", "seed"])
+    with replacing(plan.view / "colour-search.csv") as beside:
+        table.to_csv(beside, index=False)
+    return table.groupby("strength")["iou"].mean().to_string()

@@ -1,0 +1,1 @@
+"""Labelled images in the styles of unlabelled patients, drawn by a generator."""

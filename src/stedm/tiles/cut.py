@@ -1,0 +1,309 @@
+"""Cutting slides into a tile store, slide by slide, in one process or several."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stedm.cohort.annotations import read_geojson
+from stedm.cohort.base import Cohort, Polygon, Slide
+from stedm.config import TilesConfig
+from stedm.errors import UserError
+from stedm.progress import progress
+from stedm.provenance import checksum, product, replacing
+from stedm.tiles.preview import overview
+from stedm.tiles.reader import SlideReader, open_slide, working_downsample
+from stedm.tiles.slide import Annotation, Cut, Plan, cut_slide, open_layout, plan_slide
+from stedm.tiles.store import StoreWriter, TileStore
+
+log = logging.getLogger("stedm")
+
+LOOK_AHEAD = 2
+"""Slides that may wait, cut, beside one for each worker."""
+PREVIEWS = 4
+"""Slides of a cohort that get a preview."""
+DISK_RESERVE = 64 * 2**20
+
+__all__ = ["cut_cohort", "cut_files", "cut_slide"]
+
+
+@dataclass(frozen=True)
+class _Task:
+    cohort: Cohort
+    slide: Slide
+    config: TilesConfig
+    md5: str | None
+    preview: Path | None
+
+    def open(self) -> SlideReader:
+        return open_slide(self.cohort.slide_path(self.slide), mpp=self.cohort.mpp(self.slide))
+
+
+def _cut(task: _Task) -> Cut:
+    path = task.cohort.slide_path(task.slide)
+    if task.md5 is not None and path.is_file() and (found := checksum(path, "md5")) != task.md5:
+        raise UserError(
+            f"{path}: its MD5 is {found}, not {task.md5} as recorded; "
+            "run `stedm cohort CONFIG --repair` to bring the slide back."
+        )
+    with task.open() as reader:
+        plan = plan_slide(reader, task.config)
+        annotation = task.cohort.annotation(task.slide)
+        cut = cut_slide(reader, task.slide, annotation, task.config, plan)
+        if task.preview is not None:
+            _write_preview(task.preview, reader, annotation, task, plan, cut)
+    return cut
+
+
+def _write_preview(path: Path, reader: SlideReader, annotation: Annotation, task: _Task, plan: Plan, cut: Cut) -> None:
+    side = task.config.tile
+    image, factor = (plan.thumbnail, plan.factor) if plan.pixels is None else (plan.pixels, 1)
+    with open_layout(annotation, reader, task.config) as layout:
+        label = layout.draw(0, 0, image.shape[1], image.shape[0], plan.downsample * factor)
+    picture = overview(
+        image,
+        label,
+        plan.tissue,
+        [(row["x"] // side, row["y"] // side) for row in cut[3]],
+        classes=task.config.classes,
+        tile=side / factor,
+        title=task.slide.slide,
+        mpp=None if cut[0].mpp is None else cut[0].mpp * factor,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        beside.write_bytes(picture)
+
+
+def cut_cohort(
+    cohort: Cohort,
+    slides: Sequence[Slide],
+    config: TilesConfig,
+    folder: Path,
+    workers: int = 0,
+    *,
+    checksums: Mapping[str, str] | None = None,
+    previews: int = PREVIEWS,
+) -> dict[str, Any]:
+    """Cut the slides of a cohort into a tile store; slides that an earlier process finished are kept.
+
+    Parameters
+    ----------
+    cohort
+        Gives paths, resolutions and annotations; must be picklable where there are workers.
+    slides
+        In the order in which they are to be stored, whatever the number of workers.
+    config
+        How to cut.
+    folder
+        Where the store is written; previews go to ``preview/`` in it.
+    workers
+        Processes; 0 works in this one.
+    checksums
+        MD5 by slide, compared with the file just before it is read.
+    previews
+        Slides that get a preview: the first of each class, then the next in order.
+
+    Returns
+    -------
+    facts
+        Numbers of ``slides``, ``tiles``, ``labelled_tiles`` (with foreground), ``bytes``, and the slides
+        ``without_tissue``.
+
+    Raises
+    ------
+    UserError
+        If a slide is missing or damaged, differs from its checksum, does not fit its annotation, or the
+        disk has too little room.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = StoreWriter(folder, tile=config.tile, classes=config.classes, foreground=config.foreground)
+    done, shown = writer.done, _shown(slides, previews)
+    tasks = [
+        _Task(
+            cohort,
+            slide,
+            config,
+            (checksums or {}).get(slide.slide),
+            folder / "preview" / f"{slide.slide}.png" if slide.slide in shown else None,
+        )
+        for slide in slides
+        if slide.slide not in done
+    ]
+    _check_disk(tasks, folder)
+    with progress("tiles", len(slides), "slides", done=len(slides) - len(tasks)) as counter:
+        for cut in _all_cuts(tasks, workers):
+            writer.add(*cut)
+            if not cut[3]:
+                log.warning("%s: no tile has enough tissue, so none is stored", cut[0].slide)
+            counter.advance(note=f"{len(cut[3])} tiles of {cut[0].slide}")
+    writer.finish()
+    return _facts(TileStore(folder))
+
+
+def _facts(store: TileStore) -> dict[str, Any]:
+    foreground = store.index["foreground"].to_pylist()
+    return {
+        "slides": len(store.slides),
+        "tiles": len(store),
+        "labelled_tiles": sum(1 for share in foreground if share),
+        "bytes": len(store) * 4 * store.tile**2,
+        "without_tissue": sorted(set(store.slides) - set(store.index["slide"].to_pylist())),
+    }
+
+
+def _shown(slides: Sequence[Slide], count: int) -> set[str]:
+    firsts = {slide.group: slide.slide for slide in reversed(slides)}
+    order = sorted(slides, key=lambda slide: firsts[slide.group] != slide.slide)
+    return {slide.slide for slide in order[:count]}
+
+
+def _check_disk(tasks: Sequence[_Task], folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    # Every tile of the grid is more than will be stored: only where that would not fit is tissue sought.
+    if not tasks or _needed(tasks, tissue_only=False) <= free or (needed := _needed(tasks, True)) <= free:
+        return
+    raise UserError(
+        f"{folder}: the tiles need about {needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; "
+        "make room, or cut at a coarser tiles.mpp or tiles.downsample."
+    )
+
+
+def _needed(tasks: Sequence[_Task], tissue_only: bool) -> int:
+    total = DISK_RESERVE
+    for task in tasks:
+        side = task.config.tile
+        with task.open() as reader:
+            if tissue_only:
+                count = int((plan_slide(reader, task.config).fractions >= task.config.min_tissue).sum())
+            else:
+                width, height = reader.working_size(working_downsample(reader, task.config))
+                count = -(-width // side) * -(-height // side)
+        total += 4 * side * side * count
+    return total
+
+
+def _all_cuts(tasks: Sequence[_Task], workers: int) -> Iterator[Cut]:
+    if workers == 0:
+        yield from map(_cut, tasks)
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    # Forked processes would share the threads and handles of libvips and OpenSlide.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, max(1, len(tasks))), context)
+    waiting: deque = deque()
+    try:
+        for task in tasks:
+            waiting.append((task, pool.submit(_cut, task)))
+            if len(waiting) >= workers + LOOK_AHEAD:
+                yield _result(*waiting.popleft(), BrokenProcessPool)
+        while waiting:
+            yield _result(*waiting.popleft(), BrokenProcessPool)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(task: _Task, future: Any, broken: type[Exception]) -> Cut:
+    try:
+        return future.result()
+    except broken:
+        raise UserError(
+            f"{task.cohort.slide_path(task.slide)}: a worker process was killed while this slide or one near "
+            "it was cut, most likely for memory; use fewer execution.workers."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Slides that belong to no cohort."""
+
+    paths: dict[str, Path]
+    annotations: dict[str, Path]
+    classes: tuple[str, ...]
+    resolution: float | None
+
+    def slide_path(self, slide: Slide) -> Path:
+        return self.paths[slide.slide]
+
+    def mpp(self, slide: Slide) -> float | None:
+        return self.resolution
+
+    def annotation(self, slide: Slide) -> list[Polygon] | None:
+        path = self.annotations.get(slide.slide)
+        return None if path is None else read_geojson(path, classes=self.classes)
+
+
+def cut_files(
+    paths: Sequence[Path],
+    out: Path,
+    config: TilesConfig,
+    *,
+    mpp: float | None = None,
+    annotations: Path | None = None,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Cut slides that belong to no cohort; each counts as a patient of its own, class ``unknown``, for test.
+
+    Parameters
+    ----------
+    paths
+        Slide files; the names without suffix must differ, as they become the names of the slides.
+    out
+        Folder of the store, which is written whole or not at all, with a preview of each slide.
+    config
+        How to cut.
+    mpp
+        µm per pixel of level 0, in place of what the files state.
+    annotations
+        A GeoJSON file (for one slide), or a folder with ``<slide>.geojson`` for each slide.
+    workers
+        Processes; 0 works in this one.
+
+    Returns
+    -------
+    facts
+        As :func:`cut_cohort`.
+
+    Raises
+    ------
+    UserError
+        If something is missing, damaged or does not fit.
+    """
+    named: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if path.stem in named:
+            raise UserError(f"{path}: {named[path.stem]} has the same name; rename one or cut them apart.")
+        if not path.is_file():
+            raise UserError(f"{path}: no such slide file; correct the path.")
+        named[path.stem] = path
+    drawn = _annotation_files(named, annotations)
+    slides = [Slide(name, name, "unknown", "test") for name in named]
+    settings = {"tiles": config, "mpp": mpp, "slides": list(named)}
+    inputs = {f"slide {n}": p for n, p in named.items()} | {f"annotation {n}": p for n, p in drawn.items()}
+    cohort = _Files(named, drawn, tuple(config.classes), mpp)
+    with product(out, stage="tiles", settings=settings, inputs=inputs, keep=("journal.jsonl",)) as making:
+        making.facts |= cut_cohort(cohort, slides, config, making.folder, workers, previews=len(slides))
+        return dict(making.facts)
+
+
+def _annotation_files(slides: Mapping[str, Path], annotations: Path | None) -> dict[str, Path]:
+    if annotations is None:
+        return {}
+    if not annotations.is_dir():
+        if len(slides) != 1:
+            raise UserError(f"{annotations}: one annotation file for {len(slides)} slides; give a folder of them.")
+        return dict.fromkeys(slides, annotations)
+    found = {name: annotations / f"{name}.geojson" for name in slides}
+    for path in found.values():
+        if not path.is_file():
+            raise UserError(f"{path}: missing; export the annotations of this slide, or cut it apart.")
+    return found

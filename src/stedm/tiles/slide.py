@@ -1,0 +1,173 @@
+"""Cutting one slide into tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from stedm.cohort.annotations import check_polygons
+from stedm.cohort.base import MaskImage, Polygon, Slide
+from stedm.config import TilesConfig
+from stedm.tiles.layout import MaskLayout, PolygonLayout
+from stedm.tiles.reader import SlideReader, reduce_integer, working_downsample
+from stedm.tiles.store import OUTSIDE, StoredSlide
+from stedm.tiles.tissue import tissue_fractions, tissue_mask
+
+THUMBNAIL_SIDE = 2048
+"""Longest side of the thumbnail on which tissue is sought."""
+WHOLE_PIXELS = 32 * 2**20
+"""Slides of at most so many working pixels are decoded once, for thumbnail and tiles."""
+
+Annotation = Sequence[Polygon] | MaskImage | None
+Layout = PolygonLayout | MaskLayout
+Cut = tuple[StoredSlide, np.ndarray, np.ndarray, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a slide before its tiles are read."""
+
+    downsample: float
+    width: int
+    height: int
+    factor: int
+    """Working pixels to a pixel of the thumbnail."""
+    thumbnail: np.ndarray
+    tissue: np.ndarray
+    fractions: np.ndarray
+    """Tissue of each tile of the grid, float64 (rows, columns)."""
+    pixels: np.ndarray | None
+    """The whole slide at working resolution, where it is small."""
+
+
+def plan_slide(reader: SlideReader, config: TilesConfig) -> Plan:
+    """Find the tissue of a slide.
+
+    Raises
+    ------
+    UserError
+        If the working resolution cannot be had, or the file is damaged.
+    """
+    downsample = working_downsample(reader, config)
+    width, height = reader.working_size(downsample)
+    factor = max(1, config.tile // 16)
+    while max(width, height) / factor > THUMBNAIL_SIDE:
+        factor *= 2
+    while factor > min(width, height):
+        factor //= 2
+    if width * height <= WHOLE_PIXELS:
+        pixels = reader.read(0, 0, width, height, downsample)
+        across, down = width // factor * factor, height // factor * factor
+        thumbnail = reduce_integer(pixels[:down, :across], factor)
+    else:
+        pixels = None
+        thumbnail = reader.read(0, 0, *reader.working_size(downsample * factor), downsample * factor)
+    tissue = tissue_mask(thumbnail)
+    fractions = tissue_fractions(tissue, config.tile, width, height)
+    return Plan(downsample, width, height, factor, thumbnail, tissue, fractions, pixels)
+
+
+def open_layout(annotation: Annotation, reader: SlideReader, config: TilesConfig) -> AbstractContextManager[Layout]:
+    """Check the annotation of a slide and make it ready to be drawn.
+
+    Raises
+    ------
+    UserError
+        If the annotation does not fit the slide or has an unknown class.
+    """
+    if isinstance(annotation, MaskImage):
+        return MaskLayout(annotation, config.classes, reader.size)
+    width, height = reader.size
+    source = f"annotations of {reader.path}"
+    polygons = check_polygons(annotation or (), width=width, height=height, classes=config.classes, source=source)
+    return nullcontext(PolygonLayout(polygons, config.classes))
+
+
+def cut_slide(
+    reader: SlideReader,
+    slide: Slide,
+    annotation: Annotation,
+    config: TilesConfig,
+    plan: Plan | None = None,
+) -> Cut:
+    """Cut a slide into tiles.
+
+    The grid begins at the slide's upper left corner. Beyond the slide's right and lower edge a tile is
+    continued by reflection, and its label there is :data:`~stedm.tiles.store.OUTSIDE`.
+
+    Parameters
+    ----------
+    reader
+        The open slide.
+    slide
+        Its row in the manifest.
+    annotation
+        Polygons in pixels of level 0, a mask image, or None for a slide that nobody annotated: its labels
+        are 0 and its `foreground` is null.
+    config
+        Resolution, tile side, classes, least tissue.
+    plan
+        From :func:`plan_slide`, where it has been made already.
+
+    Returns
+    -------
+    stored
+        The slide's facts in working pixels.
+    images
+        uint8 (n, tile, tile, 3), tiles by row and column.
+    labels
+        uint8 (n, tile, tile).
+    rows
+        For each tile ``x``, ``y``, ``tissue`` and ``foreground``, fractions of what lies inside the slide.
+
+    Raises
+    ------
+    UserError
+        If the slide is damaged, its resolution unknown, or the annotation does not fit it.
+    """
+    plan = plan or plan_slide(reader, config)
+    side, mpp = config.tile, None if reader.mpp is None else reader.mpp * plan.downsample
+    stored = StoredSlide(
+        slide.slide, slide.patient, slide.group, slide.split, plan.width, plan.height, mpp, plan.downsample
+    )
+    places = np.argwhere(plan.fractions >= config.min_tissue)
+    images = np.empty((len(places), side, side, 3), np.uint8)
+    labels = np.full((len(places), side, side), OUTSIDE, np.uint8)
+    rows: list[dict[str, Any]] = []
+    foreground = [1 + config.classes.index(name) for name in config.foreground]
+    with open_layout(annotation, reader, config) as layout:
+        for row, first, last in _runs(places):
+            x, y = first * side, row * side
+            width, height = min(last * side, plan.width) - x, min(side, plan.height - y)
+            if plan.pixels is None:
+                image = reader.read(x, y, width, height, plan.downsample)
+            else:
+                image = plan.pixels[y : y + height, x : x + width]
+            label = layout.draw(x, y, width, height, plan.downsample)
+            while len(rows) < len(places) and tuple(places[len(rows)]) < (row, last):
+                n, left = len(rows), int(places[len(rows)][1]) * side - x
+                across = min(side, width - left)
+                part = (slice(None), slice(left, left + across))
+                images[n] = cv2.copyMakeBorder(image[part], 0, side - height, 0, side - across, cv2.BORDER_REFLECT)
+                labels[n, :height, :across] = label[part]
+                share = None if annotation is None else float(np.isin(label[part], foreground).mean())
+                rows.append({"x": x + left, "y": y, **_rounded(plan.fractions[tuple(places[n])], share)})
+    return stored, images, labels, rows
+
+
+def _rounded(tissue: float, foreground: float | None) -> dict[str, float | None]:
+    kept = None if foreground is None else round(foreground, 6)
+    return {"tissue": round(float(tissue), 6), "foreground": kept}
+
+
+def _runs(places: np.ndarray, gap: int = 4) -> Iterator[tuple[int, int, int]]:
+    """Group tiles of a row that are read at once: row, first column, column behind the last."""
+    for row in np.unique(places[:, 0]):
+        columns = places[places[:, 0] == row, 1]
+        for run in np.split(columns, np.flatnonzero(np.diff(columns) > gap) + 1):
+            yield int(row), int(run[0]), int(run[-1]) + 1

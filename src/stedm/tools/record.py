@@ -1,0 +1,64 @@
+"""Recording a run's results in the repository, so that others can compare theirs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from stedm.errors import UserError
+from stedm.provenance import environment, read_record, write_text
+from stedm.runs import Plan
+
+FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv")
+"""What is copied of a view, beside its tables."""
+
+
+def record_reference(plan: Plan) -> Path:
+    """Copy a view's numbers to ``results/reference/<name>/`` and say what made them.
+
+    Raises
+    ------
+    UserError
+        If the view has not been made.
+    """
+    view, out = plan.view, plan.root / "results" / "reference" / plan.config.name
+    if not (view / "claims.csv").is_file():
+        raise UserError(f"{view}/claims.csv: missing; run `snakemake` for this configuration first.")
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    for name in FILES:
+        if (view / name).is_file():
+            shutil.copyfile(view / name, out / name)
+    shutil.copytree(view / "tables", out / "tables")
+    write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
+    return out
+
+
+def _made_by(plan: Plan) -> dict[str, object]:
+    """Return the machine and, for each run, its commit, code, time and memory."""
+    here = environment()
+    jobs = plan.config.execution.synthetic_jobs
+    runs = {}
+    for segmenter in plan.segmenters:
+        pending = [plan.scores(segmenter)]
+        while pending:
+            run = pending.pop()
+            pending += run.inputs.values()
+            for folder in run.parts(jobs) if run.stage == "synthetic" else [run.folder]:
+                record = read_record(folder) or {}
+                keys = (
+                    "commit",
+                    "dirty",
+                    "code",
+                    "wall_seconds",
+                    "cpu_seconds",
+                    "peak_mb",
+                    "device",
+                    "threads",
+                )
+                name = folder.relative_to(plan.root / "results" / "runs").as_posix()
+                runs[name] = {key: record.get(key) for key in (*keys, "comparable")}
+    kept = ("platform", "cpu", "cores", "versions")
+    return {**{key: here[key] for key in kept}, "preset": plan.config.preset, "runs": runs}

@@ -1,0 +1,75 @@
+"""The configuration's reference page and JSON schema, generated from :mod:`stedm.config`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from stedm.config import ARMS, Config
+from stedm.provenance import write_text
+
+
+def write_reference(root: Path) -> list[Path]:
+    """Write ``docs/configuration.md`` and ``config/schema.json``; return their paths."""
+    pages = {
+        root / "docs" / "configuration.md": render_page(),
+        root / "config" / "schema.json": render_schema(),
+    }
+    for path, text in pages.items():
+        write_text(path, text)
+    return list(pages)
+
+
+def render_schema() -> str:
+    """Return the JSON schema, for editors."""
+    return json.dumps(Config.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def render_page() -> str:
+    """Return the reference page in Markdown."""
+    lines = [
+        "# Configuration",
+        "",
+        "Generated from `src/stedm/config.py` by `make docs`; do not edit. A run is one YAML file; unknown keys "
+        "and values out of range are errors. `stedm check config/demo.yaml` prints a file with all its defaults.",
+        "",
+        *_section(Config, ""),
+        "",
+        "## Arms",
+        "",
+        "| arm | synthetic images | colour augmentation | labels |",
+        "|---|---|---|---|",
+    ]
+    shown = {None: "none", "generator": "styles of unlabelled patients", "none": "null style"}
+    for name, arm in ARMS.items():
+        colour, labels = "yes" if arm.colour else "no", "all" if arm.all_labels else "the budget's"
+        lines.append(f"| `{name}` | {shown[arm.style]} | {colour} | {labels} |")
+    return "\n".join(lines) + "\n"
+
+
+def _section(model: type[BaseModel], prefix: str) -> list[str]:
+    title = prefix.rstrip(".") or "The run"
+    lines = [f"## `{title}`" if prefix else f"## {title}", "", (model.__doc__ or "").strip(), ""]
+    lines += ["| key | default | what it is |", "|---|---|---|"]
+    nested: list[tuple[type[BaseModel], str]] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            nested.append((kind, f"{prefix}{name}."))
+            continue
+        default = "required" if field.default is PydanticUndefined else f"`{_plain(field.default)}`"
+        text = " ".join((field.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{prefix}{name}` | {default} | {text} |")
+    if len(lines) == 6:
+        lines = lines[:4]
+    for kind, path in nested:
+        lines += ["", *_section(kind, path)]
+    return lines
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

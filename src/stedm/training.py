@@ -1,0 +1,223 @@
+"""One training loop for generator and segmenter: seeded by step, resumable to the bit, logged.
+
+Everything random in a step is derived from the run's seed and the step's number, so that neither a resume
+nor the number of workers changes a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stedm.errors import UserError
+from stedm.progress import Progress, progress
+
+log = logging.getLogger("stedm")
+
+STATE = "state.ckpt"
+"""File with the state from which a killed training goes on."""
+WARM_UP = 0.05
+"""Share of the steps in which the learning rate rises."""
+
+
+class Training(pl.LightningModule):
+    """What is trained: networks, their loss on a batch, and optionally a look at validation data.
+
+    Subclasses set networks and implement :meth:`loss`, and may implement :meth:`validate`.
+
+    Parameters
+    ----------
+    steps
+        Optimiser steps.
+    lr, weight_decay
+        Of AdamW; the rate rises linearly over the first steps, then falls as a cosine to zero.
+    checkpoint_every, validate_every
+        Steps between two states, and between two validations (0: none).
+    """
+
+    def __init__(
+        self, *, steps: int, lr: float, weight_decay: float, checkpoint_every: int, validate_every: int = 0
+    ) -> None:
+        super().__init__()
+        self.steps, self.lr, self.weight_decay = steps, lr, weight_decay
+        self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
+        self.curve: list[dict[str, float]] = []
+        self.folder = Path()
+        self.counter: Progress | None = None
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        """Return the loss of a batch; random numbers come from the step."""
+        raise NotImplementedError
+
+    def stepped(self) -> None:
+        """Be told that the optimiser has stepped (averaged weights)."""
+
+    def validate(self, step: int) -> float | None:
+        """Return a validation loss after `step` steps."""
+        return None
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, a function of the step alone."""
+        warm = max(1, round(WARM_UP * self.steps))
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Give every trainable parameter to AdamW."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.AdamW(parameters, self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        """Compute the loss; stop on a loss that is no number, leaving the last state in place."""
+        step = self.trainer.global_step
+        for group in self.optimizers().param_groups:
+            group["lr"] = self.learning_rate(step)
+        loss = self.loss(batch, step)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"{self.folder}: the loss is {loss.item()} at step {step}; the last good state is kept, "
+                "lower the learning rate."
+            )
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Average weights, validate, keep a state, say how it goes: in this order."""
+        step = self.trainer.global_step
+        self.stepped()
+        row = {"step": step, "loss": float(outputs["loss"])}
+        if self.validate_every and (step % self.validate_every == 0 or step == self.steps):
+            self.eval()
+            with torch.no_grad():
+                value = self.validate(step)
+            self.train()
+            if value is not None:
+                row["validation_loss"] = value
+        self.curve.append(row)
+        if step % self.checkpoint_every == 0 and step < self.steps:
+            beside = self.folder / f".{STATE}.partial"
+            self.trainer.save_checkpoint(beside)
+            os.replace(beside, self.folder / STATE)
+        if self.counter is not None:
+            self.counter.advance(1, f"loss {row['loss']:.3f}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the curve with the state."""
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the curve."""
+        self.curve = checkpoint["curve"]
+
+
+class _Steps(Sampler[int]):
+    """The numbers of the steps that are left; its length counts all of them, as Lightning does."""
+
+    def __init__(self, first: int, steps: int) -> None:
+        self.first, self.steps = first, steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.steps))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def use_device(device: str, threads: int) -> torch.device:
+    """Choose the device and the number of threads.
+
+    Raises
+    ------
+    UserError
+        If `device` is ``cuda`` and torch sees no GPU.
+    """
+    torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device is 'cuda' and torch sees no GPU; use 'cpu' or 'auto'.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        log.info("device: %s", torch.cuda.get_device_name())
+    return torch.device(device)
+
+
+def fit(
+    module: Training, batches: Dataset, *, folder: Path, device: torch.device, label: str, workers: int = 0
+) -> None:
+    """Train; go on from ``folder/state.ckpt`` where an earlier process left one.
+
+    Parameters
+    ----------
+    module
+        What is trained; afterwards on the CPU.
+    batches
+        Map from a step's number to its batch.
+    folder
+        Where states are kept.
+    device
+        Where to train.
+    label
+        Name in the progress line.
+    workers
+        Processes that prepare batches.
+    """
+    state = folder / STATE
+    first = 0
+    if state.exists():
+        first = torch.load(state, map_location="cpu", weights_only=True)["global_step"]
+        log.info("%s: going on from step %d", label, first)
+    loader = DataLoader(batches, batch_size=None, sampler=_Steps(first, module.steps), num_workers=workers)
+    module.folder = folder
+    with warnings.catch_warnings(), progress(label, module.steps, done=first) as counter, _quiet():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+        warnings.filterwarnings("ignore", message=".*(num_workers|litlogger|LeafSpec).*")
+        module.counter = counter
+        trainer = pl.Trainer(
+            max_steps=module.steps,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[LightningEnvironment()],
+        )
+        trainer.fit(module, loader, ckpt_path=state if first else None, weights_only=True)
+        module.counter = None
+    module.to("cpu").eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    names = ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def write_curve(path: Path, curve: list[dict[str, float]]) -> None:
+    """Write a training curve as CSV: step, loss, validation_loss (empty where there is none)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("step", "loss", "validation_loss"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in curve)
