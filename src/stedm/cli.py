@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text, run in (
         ("report", "write tables, figures, claims and the report", _run_report),
+        ("headline", "print the headline table of a finished run", _run_headline),
         ("search", "compare strengths of colour augmentation on training patients", _run_search),
         ("record", "copy a run's results to results/reference", _run_record),
         ("plan", "list the runs that a configuration needs", _run_plan),
@@ -183,6 +184,15 @@ def _run_report(options: argparse.Namespace) -> None:
     from stedm.stages import make_report
 
     print(make_report(_plan(options.config)))
+
+
+def _run_headline(options: argparse.Namespace) -> None:
+    from stedm.report import headline_text
+
+    view = _plan(options.config).view
+    if not (view / "claims.csv").is_file():
+        raise UserError(f"{view}/claims.csv: missing; run `snakemake` for this configuration first.")
+    print(headline_text(view))
 
 
 def _run_search(options: argparse.Namespace) -> None:

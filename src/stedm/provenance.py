@@ -135,7 +135,7 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -225,7 +225,7 @@ def product(
         except OSError as error:
             raise _explain(error, out) from error
         _remove(out)
-        os.replace(partial, out)
+        partial.replace(out)
 
 
 def _remove(path: Path) -> None:

@@ -161,16 +161,19 @@ def make_report(plan: Plan) -> str:
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
     expected = [run.facts for run in plan.segmenters]
-    build_report(
-        out=out,
-        title=plan.config.title or plan.config.name,
-        scores=scores,
-        runs=_described_runs(plan),
-        ledger=read_ledger(plan.root / "docs" / "ledger.csv"),
-        expected=expected,
-        resamples=plan.config.report.resamples,
-        seed=plan.config.report.seed,
-    )
+    try:
+        build_report(
+            out=out,
+            title=plan.config.title or plan.config.name,
+            scores=scores,
+            runs=_described_runs(plan),
+            ledger=read_ledger(plan.root / "docs" / "ledger.csv"),
+            expected=expected,
+            resamples=plan.config.report.resamples,
+            seed=plan.config.report.seed,
+        )
+    except ValueError as error:
+        raise UserError(f"{out / 'scores.parquet'}: {error} Run the stages that made it again.") from error
     return headline_text(out)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import csv
 import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +109,7 @@ class Training(pl.LightningModule):
         if step % self.checkpoint_every == 0 and step < self.steps:
             beside = self.folder / f".{STATE}.partial"
             self.trainer.save_checkpoint(beside)
-            os.replace(beside, self.folder / STATE)
+            beside.replace(self.folder / STATE)
         if self.counter is not None:
             self.counter.advance(1, f"loss {row['loss']:.3f}")
 
@@ -134,24 +133,6 @@ class _Steps(Sampler[int]):
 
     def __len__(self) -> int:
         return self.steps
-
-
-def use_device(device: str, threads: int) -> torch.device:
-    """Choose the device and the number of threads.
-
-    Raises
-    ------
-    UserError
-        If `device` is ``cuda`` and torch sees no GPU.
-    """
-    torch.set_num_threads(threads)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("execution.device is 'cuda' and torch sees no GPU; use 'cpu' or 'auto'.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        log.info("device: %s", torch.cuda.get_device_name())
-    return torch.device(device)
 
 
 def fit(

@@ -1,19 +1,19 @@
 rule cohort:
     output:
         f"{RUNS}/cohort/{{id}}/{SUMS}",
-    params:
-        code=fingerprint("stedm.cohort"),
-        data=lambda wildcards: plan.data.state(plan.slides),
     log:
         "results/logs/{cohort}/cohort/{id}.log",
     benchmark:
         "results/benchmarks/{cohort}/cohort/{id}.tsv"
+    conda:
+        "../../environment.yaml"
     threads: max(1, EXECUTION.slide_workers)
     resources:
         mem_mb=2000,
         runtime=120,
-    conda:
-        "../../environment.yaml"
+    params:
+        code=fingerprint("stedm.cohort"),
+        data=lambda wildcards: plan.data.state(plan.slides),
     message:
         "Cohort {wildcards.cohort}: acquire and verify its slides"
     shell:

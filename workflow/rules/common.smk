@@ -8,7 +8,9 @@ from stedm.provenance import SUMS, fingerprint, write_text
 from stedm.runs import Plan
 
 try:
-    settings = parse_config(config, source=", ".join(map(str, workflow.configfiles)) or "--config")
+    settings = parse_config(
+        config, source=", ".join(map(str, workflow.configfiles)) or "--config"
+    )
     plan = Plan(settings)
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -31,12 +33,20 @@ wildcard_constraints:
 
 onstart:
     import yaml
-    write_text(Path(RESOLVED), yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+    write_text(
+        Path(RESOLVED),
+        yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
+    )
 
 
 def sums(run):
     """Files that say that a run's product is whole; they change only when its contents do."""
-    folders = run.parts(EXECUTION.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
+    folders = (
+        run.parts(EXECUTION.synthetic_jobs)
+        if run.stage == "synthetic"
+        else [run.folder]
+    )
     return [str(folder / SUMS) for folder in folders]
 
 

@@ -3,20 +3,20 @@ rule generator:
         inputs("generator"),
     output:
         f"{RUNS}/generator/{{id}}/{SUMS}",
-    params:
-        code=fingerprint("stedm.generator"),
     log:
         "results/logs/{cohort}/generator/{id}.log",
     benchmark:
         "results/benchmarks/{cohort}/generator/{id}.tsv"
-    threads: EXECUTION.threads
     priority: 20
+    conda:
+        "../../environment.yaml"
+    threads: EXECUTION.threads
     resources:
         gpu=gpus(),
         mem_mb=4000,
         runtime=2880,
-    conda:
-        "../../environment.yaml"
+    params:
+        code=fingerprint("stedm.generator"),
     message:
         "Generator {wildcards.id}: train the diffusion model"
     shell:

@@ -5,11 +5,17 @@ rule report:
     input:
         [path for run in plan.segmenters for path in sums(plan.scores(run))],
     output:
-        report=report(f"{VIEW}/report.html", caption="../report/report.rst", category="Report"),
-        claims=report(f"{VIEW}/claims.csv", caption="../report/claims.rst", category="Claims"),
+        report=report(
+            f"{VIEW}/report.html", caption="../report/report.rst", category="Report"
+        ),
+        claims=report(
+            f"{VIEW}/claims.csv", caption="../report/claims.rst", category="Claims"
+        ),
         scores=f"{VIEW}/scores.parquet",
         headline=report(
-            f"{VIEW}/tables/headline.csv", caption="../report/table-headline.rst", category="Tables"
+            f"{VIEW}/tables/headline.csv",
+            caption="../report/table-headline.rst",
+            category="Tables",
         ),
         figures=report(
             directory(f"{VIEW}/figures"),
@@ -17,18 +23,18 @@ rule report:
             caption="../report/figures.rst",
             category="Figures",
         ),
-    params:
-        code=fingerprint("stedm.report"),
-        settings=settings.report.model_dump(mode="json"),
     log:
         f"results/logs/{settings.name}/report.log",
     benchmark:
         f"results/benchmarks/{settings.name}/report.tsv"
+    conda:
+        "../../environment.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../../environment.yaml"
+    params:
+        code=fingerprint("stedm.report"),
+        settings=settings.report.model_dump(mode="json"),
     message:
         "Report {settings.name}: tables, figures and claims"
     shell:
@@ -40,12 +46,12 @@ rule colour_search:
         [path for run in plan.searched for path in sums(plan.scores(run))],
     output:
         f"{VIEW}/colour-search.csv",
-    params:
-        code=fingerprint("stedm.scores.metrics"),
     log:
         f"results/logs/{settings.name}/colour-search.log",
     conda:
         "../../environment.yaml"
+    params:
+        code=fingerprint("stedm.scores.metrics"),
     message:
         "Search {settings.name}: the strength of colour augmentation, on training patients"
     shell:

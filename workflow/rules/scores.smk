@@ -3,17 +3,17 @@ rule scores:
         inputs("scores"),
     output:
         f"{RUNS}/scores/{{id}}/{SUMS}",
-    params:
-        code=fingerprint("stedm.scores.count"),
     log:
         "results/logs/{cohort}/scores/{id}.log",
     benchmark:
         "results/benchmarks/{cohort}/scores/{id}.tsv"
+    conda:
+        "../../environment.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../../environment.yaml"
+    params:
+        code=fingerprint("stedm.scores.count"),
     message:
         "Scores {wildcards.id}: count predictions against labels"
     shell:

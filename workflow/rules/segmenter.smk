@@ -3,19 +3,19 @@ rule segmenter:
         inputs("segmenter"),
     output:
         f"{RUNS}/segmenter/{{id}}/{SUMS}",
-    params:
-        code=fingerprint("stedm.segmenter"),
     log:
         "results/logs/{cohort}/segmenter/{id}.log",
     benchmark:
         "results/benchmarks/{cohort}/segmenter/{id}.tsv"
+    conda:
+        "../../environment.yaml"
     threads: EXECUTION.threads
     resources:
         gpu=gpus(),
         mem_mb=4000,
         runtime=1440,
-    conda:
-        "../../environment.yaml"
+    params:
+        code=fingerprint("stedm.segmenter"),
     message:
         "Segmenter {wildcards.id}: train, and predict the test patients"
     shell:

@@ -3,18 +3,18 @@ rule tiles:
         inputs("tiles"),
     output:
         f"{RUNS}/tiles/{{id}}/{SUMS}",
-    params:
-        code=fingerprint("stedm.tiles"),
     log:
         "results/logs/{cohort}/tiles/{id}.log",
     benchmark:
         "results/benchmarks/{cohort}/tiles/{id}.tsv"
+    conda:
+        "../../environment.yaml"
     threads: max(1, EXECUTION.slide_workers)
     resources:
         mem_mb=4000,
         runtime=600,
-    conda:
-        "../../environment.yaml"
+    params:
+        code=fingerprint("stedm.tiles"),
     message:
         "Tiles of cohort {wildcards.cohort}: cut every slide once"
     shell:

@@ -68,6 +68,9 @@ class Cohort(Protocol):
     def acquire(self, slides: list[Slide], *, workers: int = 0) -> dict[str, object]:
         """Bring the data into place or check what is there; return facts for the provenance.
 
+        The facts may hold ``comparable``, False where the data are not those on which recorded results
+        rest, and ``md5`` by slide, which is compared again just before a slide is cut.
+
         Raises
         ------
         UserError

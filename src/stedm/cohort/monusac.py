@@ -66,6 +66,7 @@ class MoNuSAC:
             "origin": "found",
             "comparable": True,
             "directory": dvc.directory_hash(found),
+            "md5": {slide.slide: found[f"images/{slide.slide}.jpg"] for slide in slides},
         }
 
     def slide_path(self, slide: Slide) -> Path:

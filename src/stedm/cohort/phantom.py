@@ -7,13 +7,7 @@ bytes is told so and goes on; a file that is no longer what this machine drew or
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import shutil
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -26,6 +20,7 @@ from stedm.config import CohortConfig, Section
 from stedm.errors import UserError
 from stedm.progress import progress
 from stedm.provenance import checksum, digest, exclusive, fingerprint
+from stedm.workers import ordered
 
 log = logging.getLogger("stedm")
 
@@ -177,7 +172,8 @@ class Phantom:
         -------
         dict
             ``data`` (``verified``, ``unverified`` or ``drawn differently``), ``origin`` (``drawn``,
-            ``pulled`` or ``found``), ``comparable``, ``differing`` slides and ``directory``, DVC's checksum.
+            ``pulled`` or ``found``), ``comparable``, ``differing`` slides, ``directory``, DVC's checksum, and
+            ``md5`` of each slide.
 
         Raises
         ------
@@ -282,7 +278,7 @@ class Phantom:
                     part.unlink()
             self._check_room(sum(path.endswith(".tiff") for path in paths))
             with progress(f"drawing {self.folder}", len(jobs), "slides") as counter:
-                for drawn in _run(jobs, workers):
+                for drawn in ordered(_draw_files, jobs, min(workers, len(jobs))):
                     state.own.update(drawn)
                     state.save()
                     counter.advance()
@@ -329,6 +325,7 @@ class Phantom:
             "comparable": not differing,
             "differing": len(differing),
             "directory": dvc.directory_hash(found),
+            "md5": {slide.slide: found[IMAGE.format(slide.slide)] for slide in slides},
         }
 
 
@@ -337,32 +334,6 @@ def _expected(slides: list[Slide]) -> dict[str, str | None]:
 
 
 Job = tuple[Options, Slide, Path, set[str]]
-
-
-def _run(jobs: list[Job], workers: int) -> Iterator[dict[str, str]]:
-    if not workers:
-        yield from map(_draw_files, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_leave_with_parent)
-    try:
-        for done in as_completed([pool.submit(_draw_files, job) for job in jobs]):
-            yield done.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "execution.workers: a process that drew slides was killed, perhaps for memory; lower it and run again."
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_with_parent() -> None:
-    # Workers of a killed process wait for work for ever, and would draw while others hold the lock.
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _draw_files(job: Job) -> dict[str, str]:

@@ -14,13 +14,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stedm import seeds
 from stedm.config import GeneratorConfig
+from stedm.device import use_device
 from stedm.generator.data import TrainingBatches
 from stedm.generator.denoiser import draw_sigma, edm_loss, guided
 from stedm.generator.model import Generator, save_generator
 from stedm.generator.sampler import dpm_solver_pp_2m, karras_sigmas
 from stedm.provenance import Product
 from stedm.tiles.store import TileStore
-from stedm.training import Training, fit, use_device, write_curve
+from stedm.training import Training, fit, write_curve
 
 log = logging.getLogger("stedm")
 

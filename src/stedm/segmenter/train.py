@@ -14,13 +14,14 @@ from torch import Tensor
 
 from stedm import seeds
 from stedm.config import SegmenterConfig
+from stedm.device import use_device
 from stedm.provenance import Product
 from stedm.segmenter.data import TrainingBatches, read_tiles, validation_batches
 from stedm.segmenter.loss import segmentation_loss
 from stedm.segmenter.network import SmallUNet
 from stedm.segmenter.predict import PREDICTIONS, predict_slide, write_predictions
 from stedm.tiles.store import OUTSIDE, TileStore
-from stedm.training import Training, fit, use_device, write_curve
+from stedm.training import Training, fit, write_curve
 
 
 class SegmenterTraining(Training):

@@ -8,9 +8,6 @@ one padded, whichever process or job draws them.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from torch import Tensor
 from stedm import seeds
 from stedm.augment import reduce_area, to_tensor
 from stedm.config import SyntheticConfig
+from stedm.device import use_device
 from stedm.errors import UserError
 from stedm.generator.data import draw_style
 from stedm.generator.denoiser import guided
@@ -32,7 +30,7 @@ from stedm.provenance import Product
 from stedm.synthetic.layouts import Transform, draw_transform, transformed_label
 from stedm.tiles.store import StoredSlide, StoreWriter, TileStore
 from stedm.tiles.windows import Window, WindowPool
-from stedm.training import use_device
+from stedm.workers import ordered
 
 
 @dataclass(frozen=True)
@@ -218,9 +216,9 @@ def draw_synthetic(
         numbers for numbers in micro_batches(setting.config, part, parts) if not all(_name(n) in done for n in numbers)
     ]
     label = f"synthetic, seed {setting.seed}, style {setting.sampling}"
-    for samples, images in tracked(
-        _drawn(batches, setting, str(where), threads, workers), label, len(batches), "micro-batches"
-    ):
+    arguments = (setting, str(where), threads)
+    drawn = ordered(_draw_numbers, batches, workers, start=_start_worker, arguments=arguments)
+    for samples, images in tracked(drawn, label, len(batches), "micro-batches"):
         for sample, image in zip(samples, images, strict=True):
             if _name(sample.number) not in done:
                 writer.add(*_entry(sample, image, setting, store, generator_id))
@@ -229,18 +227,6 @@ def draw_synthetic(
         drawer = _drawer or Drawer(setting, where)
         write_grid(making.folder / "preview" / "grid.npz", drawer)
     making.facts |= {"device": str(where), "threads": threads, "images": sum(map(len, batches))}
-
-
-def _drawn(
-    batches: list[range], setting: Setting, device: str, threads: int, workers: int
-) -> Iterator[tuple[list[Sample], np.ndarray]]:
-    if workers == 0:
-        _start_worker(setting, device, threads)
-        yield from map(_draw_numbers, batches)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (setting, device, threads)) as pool:
-        yield from pool.map(_draw_numbers, batches)
 
 
 def _name(number: int) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from stedm.tiles.preview import overview
 from stedm.tiles.reader import SlideReader, open_slide, working_downsample
 from stedm.tiles.slide import Annotation, Cut, Plan, cut_slide, open_layout, plan_slide
 from stedm.tiles.store import StoreWriter, TileStore
+from stedm.workers import ordered
 
 log = logging.getLogger("stedm")
 
-LOOK_AHEAD = 2
-"""Slides that may wait, cut, beside one for each worker."""
 PREVIEWS = 4
 """Slides of a cohort that get a preview."""
 DISK_RESERVE = 64 * 2**20
@@ -138,7 +136,7 @@ def cut_cohort(
     ]
     _check_disk(tasks, folder)
     with progress("tiles", len(slides), "slides", done=len(slides) - len(tasks)) as counter:
-        for cut in _all_cuts(tasks, workers):
+        for cut in ordered(_cut, tasks, workers):
             writer.add(*cut)
             if not cut[3]:
                 log.warning("%s: no tile has enough tissue, so none is stored", cut[0].slide)
@@ -187,39 +185,6 @@ def _needed(tasks: Sequence[_Task], tissue_only: bool) -> int:
                 count = -(-width // side) * -(-height // side)
         total += 4 * side * side * count
     return total
-
-
-def _all_cuts(tasks: Sequence[_Task], workers: int) -> Iterator[Cut]:
-    if workers == 0:
-        yield from map(_cut, tasks)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
-    # Forked processes would share the threads and handles of libvips and OpenSlide.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, max(1, len(tasks))), context)
-    waiting: deque = deque()
-    try:
-        for task in tasks:
-            waiting.append((task, pool.submit(_cut, task)))
-            if len(waiting) >= workers + LOOK_AHEAD:
-                yield _result(*waiting.popleft(), BrokenProcessPool)
-        while waiting:
-            yield _result(*waiting.popleft(), BrokenProcessPool)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _result(task: _Task, future: Any, broken: type[Exception]) -> Cut:
-    try:
-        return future.result()
-    except broken:
-        raise UserError(
-            f"{task.cohort.slide_path(task.slide)}: a worker process was killed while this slide or one near "
-            "it was cut, most likely for memory; use fewer execution.workers."
-        ) from None
 
 
 @dataclass(frozen=True)

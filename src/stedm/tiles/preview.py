@@ -13,6 +13,8 @@ import numpy as np
 MAX_SIDE = 700
 MAX_BYTES = 150_000
 INK, PAPER, FAINT = (38, 38, 38), (255, 255, 255), (110, 110, 110)
+SMALL = 40
+"""Side in pixels of the mean annotated area below which outlines are thin, as they would cover it."""
 TISSUE, DIMMED = (60, 60, 60), (150, 150, 150)
 COLOURS = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 """Okabe and Ito's colours, which are told apart with any colour vision."""
@@ -67,7 +69,7 @@ def overview(
         image = cv2.resize(picture, (width, height), interpolation=method)
         dimmed = _shade_unstored(image, tiles, tile * factor)
         _outline(image, tissue, TISSUE, 1)
-        for thickness in (4, 2):
+        for thickness in (4, 2) if _extent(label) * max(image.shape) > SMALL else (1,):
             for n, (_, colour) in zip(shown, legend, strict=True):
                 _outline(image, label == n, PAPER if thickness == 4 else colour, thickness)
         framed = _framed(image, legend, title, len(tiles), dimmed, None if mpp is None else mpp / factor)
@@ -77,6 +79,12 @@ def overview(
         if len(data) <= MAX_BYTES:
             break
     return data
+
+
+def _extent(label: np.ndarray) -> float:
+    """Return the side of the mean annotated area, as a part of the longer side of the slide."""
+    count = cv2.connectedComponents((label > 0).astype(np.uint8))[0] - 1
+    return float(np.sqrt((label > 0).sum() / max(count, 1))) / max(label.shape)
 
 
 def _palette(canvas: Any, colours: int) -> Any:

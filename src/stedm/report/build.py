@@ -1,0 +1,166 @@
+"""Builds a report: tables, figures, claims and the page, each finished before it takes its place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from stedm.report import formats, html, plates, previews, tables
+from stedm.report.claims import claims, comparisons
+from stedm.report.claims import runs as planned_runs
+from stedm.report.html import Picture
+from stedm.report.style import data_uri
+from stedm.scores.metrics import check, per_patient
+from stedm.scores.statistics import RESAMPLES
+
+# A phone must still open the page: each overview is a few tens of kilobytes.
+MOST_OVERVIEWS = 24
+
+
+def build_report(
+    *,
+    out: Path,
+    title: str,
+    scores: pd.DataFrame,
+    runs: list[dict],
+    ledger: list[dict],
+    expected: list[dict],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict:
+    """Write `tables/`, `figures/`, `claims.csv` and `report.html` into `out`.
+
+    Each is written beside its place and then renamed into it, so nothing half-written is ever taken for whole.
+    Equal input gives equal bytes.
+
+    Parameters
+    ----------
+    out
+        Folder of the report; made where missing.
+    title
+        Heading of the page.
+    scores
+        One row per (segmenter, checkpoint, slide, annotated class), as `stedm.scores.metrics` reads them.
+    runs
+        One dict per run: `stage`, `id`, `folder` (its `preview/` is read where present), and where they apply `arm`,
+        `budget`, `seed`, `validation_labels`, `provenance`.
+    ledger
+        Rows `{"paper", "ours", "why"}` of the deviation ledger.
+    expected
+        Segmenters that should be scored, as `{"arm", "budget", "seed"}`, `budget` None where the arm has all labels.
+    resamples, seed
+        Of every bootstrap.
+
+    Returns
+    -------
+    `report` (Path), `claims`, `supported`, `refuted`, `undecided` (int), `missing` (list of str).
+
+    Raises
+    ------
+    ValueError
+        If the scores are malformed or of more than one cohort.
+    """
+    scores = check(scores)
+    cohorts = sorted(scores["cohort"].unique())
+    if len(cohorts) > 1:
+        raise ValueError(f"A report is of one cohort; the scores hold {', '.join(cohorts)}.")
+    out.mkdir(parents=True, exist_ok=True)
+    again = {"resamples": resamples, "seed": seed}
+    patients = per_patient(scores)
+    planned = planned_runs(patients, expected)
+    pairs = comparisons(patients, expected, **again)
+    judged = claims(pairs)
+    made = {
+        "headline": tables.headline(scores, patients, planned, **again),
+        "comparisons": tables.comparisons(pairs, "claim"),
+        "references": tables.comparisons(pairs, "reference"),
+        "checkpoints": tables.checkpoints(patients, planned, runs, **again),
+        "groups": tables.groups(scores, patients, planned),
+        "patients": tables.per_patient_table(patients, planned),
+    }
+    missing = [
+        f"{arm}{_at(budget)}, seed {k}"
+        for (arm, budget), seeds in planned.items()
+        for k, there in seeds.items()
+        if not there
+    ]
+
+    _replace_folder(out / "tables", lambda folder: [formats.write(one, folder) for one in made.values()])
+    drawn: dict[str, list[Picture]] = {}
+    absent: dict[str, list[str]] = {"images": [], "training": []}
+
+    def draw(folder: Path) -> None:
+        drawn["scores"] = plates.score_figures(folder, patients, made["headline"].raw)
+        drawn["images"], absent["images"] = plates.image_figures(folder, runs)
+        drawn["training"], absent["training"] = plates.curve_figures(folder, runs)
+
+    _replace_folder(out / "figures", draw)
+    _replace_file(out / "claims.csv", formats.csv(judged))
+    slides = [one for run in runs if run["stage"] == "tiles" for one in previews.overviews(run)]
+    if not slides:
+        absent["images"].append("No tiles run left overviews of its slides.")
+    tally = {name: int((judged["verdict"] == name).sum()) for name in ("supported", "refuted", "undecided")}
+    page = html.render(
+        title=title,
+        cohort=cohorts[0] if cohorts else "",
+        headline=html.headline(judged),
+        standings=html.standings(made["headline"].raw.to_dict("records")),
+        tally=tally,
+        incomparable=html.incomparable(runs),
+        groups=html.claim_groups(judged),
+        missing=missing,
+        tables={"headline": html.grid_of(made["headline"]), "more": _more(made, patients)},
+        arms={arm for arm, _ in planned},
+        figures=drawn["scores"],
+        pictures=drawn["images"],
+        curves=drawn["training"],
+        absent=absent,
+        overviews=[{"name": name, "uri": data_uri(png, "image/png")} for name, png in slides[:MOST_OVERVIEWS]],
+        more_overviews=max(0, len(slides) - MOST_OVERVIEWS),
+        runs=html.run_rows(runs),
+        ledger=ledger,
+        environment=html.environment(runs),
+        **again,
+    )
+    _replace_file(out / "report.html", page)
+    return {"report": out / "report.html", "claims": len(judged), **tally, "missing": missing}
+
+
+def _at(budget: int | None) -> str:
+    return "" if budget is None else f", {budget} label{'s' if budget != 1 else ''}"
+
+
+def _more(made: dict[str, formats.Table], patients: pd.DataFrame) -> list[dict]:
+    titles = {
+        "comparisons": "Comparisons behind the claims",
+        "references": "References: colour augmentation alone, and all labels",
+        "checkpoints": "Best checkpoint beside the last",
+        "groups": "Groups of patients",
+    }
+    if patients["patient"].nunique() <= html.MOST_PATIENTS:
+        titles["patients"] = "Patients"
+    return [
+        {"title": title, "grid": html.grid_of(made[name])} for name, title in titles.items() if len(made[name].shown)
+    ]
+
+
+def _replace_file(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8", newline="\n")
+    beside.replace(path)
+
+
+def _replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    beside, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    for left in (beside, old):
+        shutil.rmtree(left, ignore_errors=True)
+    beside.mkdir()
+    fill(beside)
+    # A folder cannot replace a full one in one step: for an instant there is none, never half of one.
+    if path.exists():
+        path.rename(old)
+    beside.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""The paper's claim as a list of testable sentences, each with a verdict that the data can carry.
+
+A claim reads: this arm, compared with this baseline at the same label budget, raises the mean patient IoU, or
+lowers the standard deviation between patients. It is
+
+supported
+    if the 95 % interval excludes no effect in the claimed direction and every seed has that sign;
+refuted
+    if the same holds in the opposite direction;
+undecided
+    otherwise, and whenever a run is missing; `reason` says which.
+
+Nothing is corrected for the number of claims: the count of claims stands beside the count of supported ones.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from stedm.report.arms import has_budget, order, uses_synthetic
+from stedm.scores.statistics import RESAMPLES, compare, table
+
+BASELINES = ("real", "real-colour")
+MEAN = "raises the mean"
+SPREAD = "lowers the variability"
+INCLUDES = "The interval includes no effect."
+AGREES = "The interval excludes no effect and every seed agrees."
+
+COLUMNS = (
+    "arm", "baseline", "budget", "claim", "verdict", "reason", "effect", "no_effect", "estimate", "low", "high",
+    "per_seed", "seeds", "wilcoxon", "patients", "dropped",
+)  # fmt: skip
+
+
+def comparisons(
+    patients: pd.DataFrame, expected: list[dict] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
+    """Compare every arm with its baselines at each budget, on `last`.
+
+    Parameters
+    ----------
+    patients
+        As returned by `stedm.scores.metrics.per_patient`.
+    expected
+        Runs that should be there, as `{"arm", "budget", "seed"}` (`budget` None: the arm has all labels).
+
+    Returns
+    -------
+    One row per (arm, baseline, budget): `kind`, `missing` (list, e.g. "synthetic seed 1") and the columns of
+    `stedm.scores.statistics.compare`. Of kind "claim" are arms that use synthetic images against each of
+    `BASELINES`; of kind "reference" what the paper does not claim: colour augmentation or pseudo-labels against
+    none, all labels against some.
+    """
+    planned = runs(patients, expected)
+    arms = order({arm for arm, _ in planned})
+    pairs = [(arm, baseline, "claim") for arm in arms if uses_synthetic(arm) for baseline in BASELINES]
+    others = [arm for arm in arms if not uses_synthetic(arm) and arm != "real"]
+    pairs += [(arm, "real-colour" if arm == "oracle-colour" else "real", "reference") for arm in others]
+    rows = []
+    for budget in sorted({budget for _, budget in planned if budget is not None}):
+        for arm, baseline, kind in pairs:
+            sides = (arm, budget if has_budget(arm) else None), (baseline, budget)
+            if all(side in planned for side in sides):
+                tables = [table(patients, *side, "last") for side in sides]
+                found = compare(*tables, resamples=resamples, seed=seed)
+                row = {"kind": kind, "arm": arm, "baseline": baseline, "budget": budget}
+                rows.append(row | {"missing": _missing(planned, *sides), **found})
+    return pd.DataFrame(rows)
+
+
+def claims(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Judge the rows of kind "claim" of `comparisons`: two claims, on the mean and on the variability, for each.
+
+    Returns
+    -------
+    One row per claim with the columns `COLUMNS`. `estimate`, `low`, `high` and `per_seed` are a difference of mean
+    IoU (`no_effect` 0) or a ratio of standard deviations (`no_effect` 1); None where undefined.
+    """
+    rows = [row for row in pairs.to_dict("records") if row["kind"] == "claim"]
+    judged = [_judge(row, claim) for row in rows for claim in (MEAN, SPREAD)]
+    return pd.DataFrame(judged, columns=list(COLUMNS))
+
+
+def runs(patients: pd.DataFrame, expected: list[dict] | None) -> dict[tuple[str, int | None], dict[int, bool]]:
+    """Map (arm, budget) to its seeds, each True if scored: what is there, and what is expected and missing."""
+    found: dict[tuple[str, int | None], dict[int, bool]] = {}
+    for run in expected or []:
+        budget = None if pd.isna(run.get("budget")) else int(run["budget"])
+        found.setdefault((run["arm"], budget), {})[int(run["seed"])] = False
+    there = patients.loc[patients["checkpoint"] == "last", ["arm", "budget", "seed"]].drop_duplicates()
+    for arm, budget, seed in there.itertuples(index=False):
+        found.setdefault((arm, None if pd.isna(budget) else int(budget)), {})[int(seed)] = True
+    return {key: dict(sorted(seeds.items())) for key, seeds in found.items()}
+
+
+def _missing(planned: dict, arm: tuple, baseline: tuple) -> list[str]:
+    # A seed that only one of the two was trained with is missing from the other, expected or not.
+    seeds = sorted({*planned[arm], *planned[baseline]})
+    return [f"{side[0]} seed {seed}" for side in (arm, baseline) for seed in seeds if not planned[side].get(seed)]
+
+
+def _judge(found: dict, claim: str) -> dict:
+    name, no_effect, sign = ("difference", 0.0, 1) if claim == MEAN else ("ratio", 1.0, -1)
+    low, high, seeds = found[f"{name}_low"], found[f"{name}_high"], found[f"{name}_seeds"]
+    row = {key: found[key] for key in ("arm", "baseline", "budget", "seeds", "patients", "dropped")}
+    row |= {
+        "claim": claim,
+        "effect": "difference of means" if claim == MEAN else "ratio of standard deviations",
+    }
+    row |= {"no_effect": no_effect, "estimate": found[name], "low": low, "high": high, "per_seed": seeds}
+    row["wilcoxon"] = found["wilcoxon"] if claim == MEAN else None
+    row = {key: None if isinstance(value, float) and _none(value) else value for key, value in row.items()}
+    row["verdict"], row["reason"] = _verdict(found, name, no_effect, sign)
+    return row
+
+
+def _none(value: float | None) -> bool:
+    # A column of numbers and None comes back from a data frame with NaN for None.
+    return value is None or value != value
+
+
+def _verdict(found: dict, name: str, no_effect: float, sign: int) -> tuple[str, str]:
+    if not found["seeds"]:
+        return "undecided", f"Missing: {', '.join(found['missing'])}." if found["missing"] else "No seed in common."
+    if _none(found[f"{name}_low"]):
+        return "undecided", f"No interval: {found[f'{name}_reason']}."
+    if found["missing"]:
+        return "undecided", f"Missing: {', '.join(found['missing'])}; the numbers are from the other runs."
+    low, high = (sign * (found[f"{name}{end}"] - no_effect) for end in ("_low", "_high"))
+    low, high = min(low, high), max(low, high)
+    seeds = [None if value is None else sign * (value - no_effect) for value in found[f"{name}_seeds"]]
+    if low <= 0 <= high:
+        return "undecided", INCLUDES
+    verdict, way = ("supported", 1) if low > 0 else ("refuted", -1)
+    against = [str(k) for k, value in zip(found["seeds"], seeds, strict=True) if value is None or way * value <= 0]
+    if against:
+        return (
+            "undecided",
+            f"The interval excludes no effect, but seed {' and '.join(against)} does not agree.",
+        )
+    if len(seeds) == 1:
+        return (
+            verdict,
+            "The interval excludes no effect; with one seed the spread over label draws is unknown.",
+        )
+    return verdict, AGREES

@@ -1,0 +1,220 @@
+"""The tables of a report: what each holds, as numbers and as people read them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from stedm.report.arms import budget_label, order
+from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
+from stedm.scores.metrics import per_group, pooled
+from stedm.scores.statistics import RESAMPLES, describe, mean, per_seed, table
+
+ARM, LABELS = "Arm", "Labels per class"
+Planned = dict[tuple[str, int | None], dict[int, bool]]
+
+
+def _ordered(planned: Planned) -> list[tuple[str, int | None]]:
+    rank = {arm: place for place, arm in enumerate(order({arm for arm, _ in planned}))}
+    # Oracles have every label: they close the list, as the most labels do.
+    return sorted(planned, key=lambda key: (key[1] is None, key[1] or 0, rank[key[0]]))
+
+
+def _cells(frame: pd.DataFrame, arm: str, budget: int | None, checkpoint: str = "last") -> pd.DataFrame:
+    at = frame["budget"].isna() if budget is None else frame["budget"].eq(budget).fillna(False)
+    return frame[(frame["arm"] == arm) & (frame["checkpoint"] == checkpoint) & at]
+
+
+def _average(values: pd.Series) -> float | None:
+    there = values.dropna()
+    return float(there.astype("float64").mean()) if len(there) else None
+
+
+def headline(
+    scores: pd.DataFrame,
+    patients: pd.DataFrame,
+    planned: Planned,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Table:
+    """One row per arm and budget on `last`; a run that is expected and not there is listed, never a number."""
+    rows = []
+    every_pixel = pooled(scores)
+    for arm, budget in _ordered(planned):
+        row = {"arm": arm, "budget": budget}
+        row |= {"missing_seeds": [k for k, there in planned[arm, budget].items() if not there]}
+        row |= describe(table(patients, arm, budget, "last"), resamples=resamples, seed=seed)
+        dice = table(patients, arm, budget, "last", "dice").to_numpy()
+        dice = dice[(dice == dice).any(axis=1)]
+        row["dice"] = float(mean(dice)) if len(dice) else None
+        row["dice_seeds"] = per_seed(dice, mean)
+        row["pooled_iou"] = _average(_cells(every_pixel, arm, budget)["iou"])
+        rows.append(row)
+    raw = pd.DataFrame(rows).astype({"budget": "Int64"}) if rows else pd.DataFrame()
+    shown = pd.DataFrame(
+        {
+            ARM: row["arm"],
+            LABELS: budget_label(row["budget"]),
+            "Mean IoU [95 %]": interval(row, "mean") if row["seeds"] else "missing",
+            "Mean, each seed": seeds(row["mean_seeds"])
+            + (f" (missing: {', '.join(map(str, row['missing_seeds']))})" if row["missing_seeds"] else ""),
+            "SD between patients [95 %]": interval(row, "std"),
+            "Worst decile [95 %]": interval(row, "worst"),
+            "Dice": number(row["dice"]),
+            "Pooled IoU": number(row["pooled_iou"]),
+            "Patients": str(row["patients"]),
+            "Null": str(row["nulls"]),
+        }
+        for row in rows
+    )
+    keys = {
+        LABELS: [10**9 if row["budget"] is None else row["budget"] for row in rows],
+        **{
+            header: [row[name] for row in rows]
+            for header, name in (
+                ("Mean IoU [95 %]", "mean"),
+                ("SD between patients [95 %]", "std"),
+                ("Worst decile [95 %]", "worst"),
+                ("Dice", "dice"),
+                ("Pooled IoU", "pooled_iou"),
+                ("Patients", "patients"),
+                ("Null", "nulls"),
+            )
+        },
+        "Mean, each seed": [min((v for v in row["mean_seeds"] if known(v)), default=None) for row in rows],
+    }
+    caption = (
+        "Foreground IoU on the test patients, last checkpoint. Mean over patients, standard deviation (SD) between "
+        "patients (averaged over seeds) and mean of the worst tenth of the patients, each with a 95 % interval over "
+        "patients; the mean of each seed beside it. The interval of the worst decile cannot reach below the worst "
+        "patient seen. Null: patient-seed cells with nothing to find and nothing found, or not scored."
+    )
+    return Table("headline", caption, raw, shown, keys)
+
+
+def checkpoints(
+    patients: pd.DataFrame, planned: Planned, runs: list[dict], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Table:
+    """`best` (lowest validation loss) beside `last`, with the number of labelled slides that choosing it took."""
+    labels: dict[tuple[str, int | None], set[int]] = {}
+    for run in runs:
+        if run.get("stage") == "segmenter" and known(run.get("validation_labels")):
+            key = (run.get("arm"), int(run["budget"]) if known(run.get("budget")) else None)
+            labels.setdefault(key, set()).add(int(run["validation_labels"]))
+    rows = []
+    for arm, budget in _ordered(planned):
+        row = {"arm": arm, "budget": budget, "validation_labels": sorted(labels.get((arm, budget), set()))}
+        for checkpoint in ("last", "best"):
+            found = describe(table(patients, arm, budget, checkpoint), resamples=resamples, seed=seed)
+            row |= {f"{checkpoint}_{name}": value for name, value in found.items()}
+        rows.append(row)
+    raw = pd.DataFrame(rows).astype({"budget": "Int64"}) if rows else pd.DataFrame()
+    shown = pd.DataFrame(
+        {
+            ARM: row["arm"],
+            LABELS: budget_label(row["budget"]),
+            "Mean IoU, last": interval(row, "last_mean"),
+            "Mean IoU, best": interval(row, "best_mean"),
+            "SD, last": interval(row, "last_std"),
+            "SD, best": interval(row, "best_std"),
+            "Validation labels": " or ".join(map(str, row["validation_labels"])) or DASH,
+        }
+        for row in rows
+    )
+    headers = {
+        "Mean IoU, last": "last_mean",
+        "Mean IoU, best": "best_mean",
+        "SD, last": "last_std",
+        "SD, best": "best_std",
+    }
+    keys = {header: [row[name] for row in rows] for header, name in headers.items()}
+    keys[LABELS] = [10**9 if row["budget"] is None else row["budget"] for row in rows]
+    caption = (
+        "The checkpoint with the lowest validation loss (best) beside the last one. Choosing it takes labelled "
+        "validation slides, counted in the last column, beyond the label budget."
+    )
+    return Table("checkpoints", caption, raw, shown, keys)
+
+
+def comparisons(pairs: pd.DataFrame, kind: str) -> Table:
+    """Format the rows of one kind ("claim" or "reference") of `stedm.report.claims.comparisons`."""
+    pairs = pairs[pairs["kind"] == kind] if len(pairs) else pairs
+    rows = pairs.to_dict("records")
+    shown = pd.DataFrame(
+        {
+            "Arm": row["arm"],
+            "Baseline": row["baseline"],
+            LABELS: budget_label(row["budget"]),
+            "Difference of mean IoU [95 %]": interval(row, "difference", sign=True),
+            "Each seed": seeds(row["difference_seeds"], sign=True),
+            "Wilcoxon p": p_value(row["wilcoxon"]),
+            "Ratio of SDs [95 %]": interval(row, "ratio"),
+            "Ratio, each seed": seeds(row["ratio_seeds"]),
+            "Patients": str(row["patients"]),
+            "Left out": str(row["dropped"]),
+            "Missing": ", ".join(row["missing"]) or DASH,
+        }
+        for row in rows
+    )
+    caption = (
+        "Arms compared on the same patients and seeds, last checkpoint: difference of the mean IoU, and ratio of the "
+        "standard deviations (SD) between patients (below 1: the arm varies less), each with a paired 95 % interval "
+        "over patients. Left out: patient-seed cells undefined in either arm."
+    )
+    if kind == "reference":
+        caption = "Comparisons that are no claim of the paper, for reference. " + caption
+    headers = {
+        "Difference of mean IoU [95 %]": "difference",
+        "Wilcoxon p": "wilcoxon",
+        "Ratio of SDs [95 %]": "ratio",
+        "Patients": "patients",
+        "Left out": "dropped",
+        LABELS: "budget",
+    }
+    keys = {header: [row[name] for row in rows] for header, name in headers.items()}
+    return Table("comparisons" if kind == "claim" else "references", caption, pairs, shown, keys)
+
+
+def per_patient_table(patients: pd.DataFrame, planned: Planned) -> Table:
+    """Each test patient's IoU in each arm, averaged over seeds; the CSV has every seed and checkpoint."""
+    names = patients[["patient", "group"]].drop_duplicates().sort_values(["group", "patient"])
+    shown = names.rename(columns={"patient": "Patient", "group": "Group"}).astype(str).reset_index(drop=True)
+    keys: dict[str, list] = {}
+    for arm, budget in _ordered(planned):
+        average = table(patients, arm, budget, "last").mean(axis=1).reindex(names["patient"])
+        header = f"{arm}, {budget_label(budget)}"
+        shown[header] = [number(value) for value in average]
+        keys[header] = [value if known(value) else None for value in average]
+    caption = (
+        "Foreground IoU of each test patient, last checkpoint, averaged over seeds. Columns: arm, labels per class. "
+        "A dash: nothing to find and nothing found, or not scored."
+    )
+    return Table("patients", caption, patients, shown, keys)
+
+
+def groups(scores: pd.DataFrame, patients: pd.DataFrame, planned: Planned) -> Table:
+    """Mean patient IoU within each group of patients (class, subtype); the CSV has the pooled IoU too."""
+    pixels = per_group(scores)
+    names = sorted(patients["group"].dropna().astype(str).unique())
+    rows, shown = [], []
+    keys: dict[str, list] = {name: [] for name in names}
+    for arm, budget in _ordered(planned):
+        line = {ARM: arm, LABELS: budget_label(budget)}
+        own, all_pixels = _cells(patients, arm, budget), _cells(pixels, arm, budget)
+        for name in names:
+            part = own[own["group"].astype(str) == name]
+            per_one = part.groupby("patient")["iou"].mean().dropna().astype("float64")
+            row = {"arm": arm, "budget": budget, "group": name, "patients": len(per_one)}
+            row["mean"] = float(per_one.mean()) if len(per_one) else None
+            row["std"] = float(per_one.std(ddof=1)) if len(per_one) > 1 else None
+            row["pooled_iou"] = _average(all_pixels.loc[all_pixels["group"].astype(str) == name, "iou"])
+            rows.append(row)
+            line[name] = f"{number(row['mean'])} (n={row['patients']})" if row["patients"] else DASH
+            keys[name].append(row["mean"])
+        shown.append(line)
+    raw = pd.DataFrame(rows).astype({"budget": "Int64"}) if rows else pd.DataFrame()
+    caption = (
+        "Mean patient IoU within each group of patients, last checkpoint, averaged over seeds; n patients with a value."
+    )
+    keys[LABELS] = [10**9 if budget is None else budget for _, budget in _ordered(planned)]
+    return Table("groups", caption, raw, pd.DataFrame(shown), keys)

