@@ -110,7 +110,7 @@ class Plan:
     def cohort(self) -> Run:
         """The cohort's slides, acquired and verified."""
         config = self.config.cohort
-        inside = self.data.data.is_relative_to(self.root) and not self.data.data.is_absolute()
+        inside = self.data.data.is_relative_to(self.root)
         out = tracked(self.root, self.data.data.relative_to(self.root)) if inside else None
         settings = {
             # Where the files lie on this machine does not change what they are.

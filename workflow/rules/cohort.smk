@@ -9,6 +9,7 @@ rule cohort:
         "../../environment.yaml"
     threads: max(1, EXECUTION.slide_workers)
     resources:
+        settings=RESOLVED,
         mem_mb=2000,
         runtime=120,
     params:
@@ -17,4 +18,4 @@ rule cohort:
     message:
         "Cohort {wildcards.cohort}: acquire and verify its slides"
     shell:
-        "stedm cohort {RESOLVED} --log {log}"
+        "stedm cohort {resources.settings} --log {log}"

@@ -20,7 +20,7 @@ except UserError as error:
 
 EXECUTION = settings.execution
 RUNS = "results/runs/{cohort}"
-# Named in shell commands as a global: in `params` it would make a run that two configurations share run twice.
+# Handed to commands as a resource: in `params` or `input` it would be a reason to rerun what two configurations share.
 RESOLVED = f"results/{settings.name}/config.yaml"
 
 

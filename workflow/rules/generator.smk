@@ -12,6 +12,7 @@ rule generator:
         "../../environment.yaml"
     threads: EXECUTION.threads
     resources:
+        settings=RESOLVED,
         gpu=gpus(),
         mem_mb=4000,
         runtime=2880,
@@ -20,4 +21,4 @@ rule generator:
     message:
         "Generator {wildcards.id}: train the diffusion model"
     shell:
-        "stedm generator {RESOLVED} {wildcards.id} --log {log}"
+        "stedm generator {resources.settings} {wildcards.id} --log {log}"

@@ -30,6 +30,7 @@ rule report:
     conda:
         "../../environment.yaml"
     resources:
+        settings=RESOLVED,
         mem_mb=2000,
         runtime=60,
     params:
@@ -38,7 +39,7 @@ rule report:
     message:
         "Report {settings.name}: tables, figures and claims"
     shell:
-        "stedm report {RESOLVED} --log {log}"
+        "stedm report {resources.settings} --log {log}"
 
 
 rule colour_search:
@@ -50,9 +51,13 @@ rule colour_search:
         f"results/logs/{settings.name}/colour-search.log",
     conda:
         "../../environment.yaml"
+    resources:
+        settings=RESOLVED,
+        mem_mb=1000,
+        runtime=30,
     params:
         code=fingerprint("stedm.scores.metrics"),
     message:
         "Search {settings.name}: the strength of colour augmentation, on training patients"
     shell:
-        "stedm search {RESOLVED} --log {log}"
+        "stedm search {resources.settings} --log {log}"

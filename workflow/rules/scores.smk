@@ -10,6 +10,7 @@ rule scores:
     conda:
         "../../environment.yaml"
     resources:
+        settings=RESOLVED,
         mem_mb=2000,
         runtime=60,
     params:
@@ -17,4 +18,4 @@ rule scores:
     message:
         "Scores {wildcards.id}: count predictions against labels"
     shell:
-        "stedm scores {RESOLVED} {wildcards.id} --log {log}"
+        "stedm scores {resources.settings} {wildcards.id} --log {log}"

@@ -11,6 +11,7 @@ rule segmenter:
         "../../environment.yaml"
     threads: EXECUTION.threads
     resources:
+        settings=RESOLVED,
         gpu=gpus(),
         mem_mb=4000,
         runtime=1440,
@@ -19,4 +20,4 @@ rule segmenter:
     message:
         "Segmenter {wildcards.id}: train, and predict the test patients"
     shell:
-        "stedm segmenter {RESOLVED} {wildcards.id} --log {log}"
+        "stedm segmenter {resources.settings} {wildcards.id} --log {log}"

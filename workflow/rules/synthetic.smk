@@ -12,6 +12,7 @@ rule synthetic:
         "../../environment.yaml"
     threads: EXECUTION.threads * max(1, EXECUTION.synthetic_workers)
     resources:
+        settings=RESOLVED,
         gpu=gpus(),
         mem_mb=4000,
         runtime=1440,
@@ -20,4 +21,4 @@ rule synthetic:
     message:
         "Synthetic {wildcards.id}: draw labelled images, part {wildcards.part} of {wildcards.parts}"
     shell:
-        "stedm synthetic {RESOLVED} {wildcards.id} --part {wildcards.part} --log {log}"
+        "stedm synthetic {resources.settings} {wildcards.id} --part {wildcards.part} --log {log}"

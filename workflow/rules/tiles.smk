@@ -11,6 +11,7 @@ rule tiles:
         "../../environment.yaml"
     threads: max(1, EXECUTION.slide_workers)
     resources:
+        settings=RESOLVED,
         mem_mb=4000,
         runtime=600,
     params:
@@ -18,4 +19,4 @@ rule tiles:
     message:
         "Tiles of cohort {wildcards.cohort}: cut every slide once"
     shell:
-        "stedm tiles {RESOLVED} --log {log}"
+        "stedm tiles {resources.settings} --log {log}"

@@ -6,16 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+STEM = 2
+"""Factor by which the first convolution halves, and the head enlarges by sub-pixels again."""
+
 
 def _convolutions(width_in: int, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for source in (width_in, width):
-        layers += [nn.Conv2d(source, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.Conv2d(source, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
 class SmallUNet(nn.Module):
     """Encoder and decoder with skips (Ronneberger 2015), batch norm, two classes.
+
+    The finest resolution is half the image's, which costs a third of a U-Net at full resolution; the head
+    gives each of its positions the logits of 2 × 2 pixels.
 
     Parameters
     ----------
@@ -25,15 +31,21 @@ class SmallUNet(nn.Module):
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
-        self.down = nn.ModuleList(_convolutions(a, b) for a, b in zip([3, *channels[:-1]], channels, strict=True))
+        self.stem = nn.Conv2d(3, channels[0], 2 * STEM, stride=STEM, padding=STEM // 2)
+        self.down = nn.ModuleList(
+            _convolutions(a, b) for a, b in zip([channels[0], *channels[:-1]], channels, strict=True)
+        )
         pairs = list(zip(channels[:0:-1], channels[-2::-1], strict=True))
         self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for coarse, fine in pairs)
         self.up = nn.ModuleList(_convolutions(2 * fine, fine) for _, fine in pairs)
-        self.head = nn.Conv2d(channels[0], 2, 1)
+        self.head = nn.Conv2d(channels[0], 2 * STEM**2, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images, float (batch, 3, h, w) in [0, 1], to logits (batch, 2, h, w); sides divide by 2 a level."""
-        y = (images - 0.5) / 0.25
+        """Map images, float (batch, 3, h, w) in [0, 1], to logits (batch, 2, h, w).
+
+        Sides must be multiples of twice the number of resolutions' halvings.
+        """
+        y = self.stem((images - 0.5) / 0.25)
         skips = []
         for level, block in enumerate(self.down):
             y = block(functional.max_pool2d(y, 2) if level else y)
@@ -42,4 +54,4 @@ class SmallUNet(nn.Module):
         for narrow, block in zip(self.narrow, self.up, strict=True):
             grown = functional.interpolate(narrow(y), scale_factor=2.0, mode="nearest")
             y = block(torch.cat([grown, skips.pop()], 1))
-        return self.head(y)
+        return functional.pixel_shuffle(self.head(y), STEM)

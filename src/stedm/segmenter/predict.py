@@ -78,8 +78,11 @@ def write_predictions(
         columns["slide"] += [slide] * len(rows)
         columns["x"] += [int(index_x[row]) for row in rows]
         columns["y"] += [int(index_y[row]) for row in rows]
+        masks: dict[int, np.ndarray] = {}
         for name, network in networks.items():
-            mask = predict_slide(network, store, slide, window=window, margin=margin, device=device)
+            if id(network) not in masks:
+                masks[id(network)] = predict_slide(network, store, slide, window=window, margin=margin, device=device)
+            mask = masks[id(network)]
             padded = np.pad(mask, ((0, -mask.shape[0] % side), (0, -mask.shape[1] % side)))
             for row in rows:
                 x, y = index_x[row], index_y[row]

@@ -132,9 +132,9 @@ def train_segmenter(
     network = SmallUNet(config.channels).to(memory_format=torch.channels_last)
     module = SegmenterTraining(network, config, store, validation)
     fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
-    if not validation:
-        module.best.load_state_dict(module.network.state_dict())
     networks = {"last": module.network.to(where).eval(), "best": module.best.to(where).eval()}
+    if module.best_step in (0, config.steps):
+        networks["best"] = networks["last"]
     slides = write_predictions(
         making.folder / PREDICTIONS,
         networks,

@@ -11,7 +11,7 @@ from stedm.provenance import environment, read_record, write_text
 from stedm.runs import Plan
 
 FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv")
-"""What is copied of a view, beside its tables."""
+"""What is copied of a view, beside its tables and the pictures of its figures."""
 
 
 def record_reference(plan: Plan) -> Path:
@@ -32,6 +32,7 @@ def record_reference(plan: Plan) -> Path:
         if (view / name).is_file():
             shutil.copyfile(view / name, out / name)
     shutil.copytree(view / "tables", out / "tables")
+    shutil.copytree(view / "figures", out / "figures", ignore=shutil.ignore_patterns("*.pdf"))
     write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
     return out
 
