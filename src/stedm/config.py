@@ -115,8 +115,10 @@ class GeneratorConfig(Section):
     """Peak learning rate of AdamW (warm-up, then cosine to zero)."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Weight decay of AdamW."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
-    """Decay a step of the averaged weights, which are the ones used."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay a step of the averaged weights, which are the ones used; smaller in the first steps."""
+    component_power: Fraction = 0.5
+    """Weight of a latent component in the loss: its share of the pixels' variance to this power (0: all alike)."""
     unlabelled: bool = True
     """Train on tiles of unlabelled patients too, with the null layout."""
     unlabelled_share: Fraction = 0.5
@@ -242,6 +244,9 @@ class Config(Section):
     """Label budgets: labelled patients of each class."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     """Each seed draws the labelled patients and seeds the generator, its images and the segmenter."""
+    draw: Annotated[int, Field(ge=0)] | None = None
+    """One seed for the labelled patients, the generator and its images of all `seeds`, which then seed the
+    segmenter alone; by default each seed has its own."""
     arms: Annotated[list[str], Field(min_length=1)] = list(ARMS)
     """Ways to train a segmenter that are compared."""
     generator: GeneratorConfig = GeneratorConfig()

@@ -65,7 +65,7 @@ class Plan:
                 raise UserError(f"{config.cohort.manifest}: no slide has the split {split!r}; add some.")
         for budget in config.budgets:
             for seed in config.seeds:
-                self._checked_draw(budget, seed)
+                self._checked_draw(budget, self.draw(seed))
 
     def _checked_draw(self, budget: int, seed: int) -> None:
         labelled = self.labelled(budget, seed)
@@ -82,9 +82,13 @@ class Plan:
         """Return the patients of a split, sorted."""
         return sorted({slide.patient for slide in self.slides if slide.split == split})
 
+    def draw(self, seed: int) -> int:
+        """Return the seed that draws the labelled patients and seeds the generator of a seed."""
+        return seed if self.config.draw is None else self.config.draw
+
     def labelled(self, budget: int | None, seed: int) -> list[str]:
         """Return the labelled patients of a budget and seed; all training patients for None."""
-        return labelled_patients(self.slides, budget, seed)
+        return labelled_patients(self.slides, budget, self.draw(seed))
 
     def unlabelled(self, labelled: list[str]) -> list[str]:
         """Return the training patients that are not labelled."""
@@ -128,6 +132,7 @@ class Plan:
 
     def generator(self, budget: int, seed: int) -> Run:
         """The generator of a budget and seed."""
+        seed = self.draw(seed)
         config, style = self.config.generator, self.config.generator.style
         labelled = self.labelled(budget, seed)
         settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed}
@@ -136,7 +141,7 @@ class Plan:
 
     def synthetic(self, budget: int, seed: int, sampling: str) -> Run:
         """The synthetic images of a budget, seed and style sampling (``none``: the null style)."""
-        config = self.config.synthetic
+        config, seed = self.config.synthetic, self.draw(seed)
         settings = {"synthetic": config.model_dump(mode="json"), "sampling": sampling, "seed": seed}
         return self._run(
             "synthetic",

@@ -14,11 +14,11 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 SIGMA_DATA = 1.0
 """Standard deviation of the latents, which the first stage whitens."""
-SIGMA_MIN, SIGMA_MAX = 0.02, 60.0
-"""Range of noise levels when sampling. The mean colour of a tile is the mean over its positions, and is
-decided at noise levels far above those of a single position."""
-NOISE_MEAN, NOISE_STD = 0.2, 1.5
-"""Normal distribution of ln σ in training, wider and higher than EDM's for the same reason."""
+SIGMA_MIN, SIGMA_MAX = 0.02, 20.0
+"""Range of noise levels when sampling; a tile's mean over its positions still drowns at the highest one."""
+NOISE_MEAN, NOISE_STD = -0.1, 1.3
+"""Normal distribution of ln σ in training: higher than EDM's, as the mean colour of a tile is the mean over its
+positions and is decided at noise levels far above those of a single position."""
 
 
 def precondition(network: Network, x: Tensor, sigma: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def precondition(network: Network, x: Tensor, sigma: Tensor) -> Tensor:
     return c_skip * x + c_out * network(x / total, sigma.log() / 4)
 
 
-def edm_loss(network: Network, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+def edm_loss(network: Network, clean: Tensor, sigma: Tensor, noise: Tensor, components: Tensor | None = None) -> Tensor:
     """Return the weighted denoising loss (EDM, equation 8, with λ(σ) of table 1).
 
     Parameters
@@ -53,11 +53,16 @@ def edm_loss(network: Network, clean: Tensor, sigma: Tensor, noise: Tensor) -> T
         Noise levels, (batch,).
     noise
         Standard normal, as `clean`.
+    components
+        Weights of the channels, (channels,), of mean 1; by default all alike.
     """
     s = sigma[:, None, None, None]
     weight = (s**2 + SIGMA_DATA**2) / (s * SIGMA_DATA) ** 2
     estimate = precondition(network, clean + s * noise, sigma)
-    return (weight * (estimate - clean) ** 2).mean()
+    error = (estimate - clean) ** 2
+    if components is not None:
+        error = error * components[:, None, None]
+    return (weight * error).mean()
 
 
 def draw_sigma(batch: int, generator: torch.Generator) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from stedm import seeds
 from stedm.config import GeneratorConfig
@@ -50,8 +50,10 @@ class GeneratorTraining(Training):
             checkpoint_every=config.checkpoint_every,
         )
         self.model, self.seed = model, seed
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.averaged = AveragedModel(model, multi_avg_fn=_average(config.ema))
         self.averaged.requires_grad_(False)
+        variance = model.first_stage.scale ** (2 * config.component_power)
+        self.register_buffer("components", variance / variance.mean())
 
     def loss(self, batch: dict[str, Tensor], step: int) -> Tensor:
         """Return the EDM loss of a batch at noise drawn for this step."""
@@ -61,11 +63,23 @@ class GeneratorTraining(Training):
         noise = torch.randn(clean.shape, generator=random).to(clean.device)
         style = self.model.style_vectors(batch["styles"], batch["has_style"])
         network = self.model.denoiser.bind(style, batch["layouts"], batch["has_layout"])
-        return edm_loss(network, clean, sigma, noise)
+        return edm_loss(network, clean, sigma, noise, self.components)
 
     def stepped(self) -> None:
         """Update the averaged weights."""
         self.averaged.update_parameters(self.model)
+
+
+def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Return an exponential moving average whose decay rises to `decay`, so that the first weights are forgotten."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        steps = float(count)
+        weight = 1 - min(decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return update
 
 
 def train_generator(
