@@ -4,7 +4,10 @@ from snakemake.utils import min_version
 min_version("9.11")
 
 
-configfile: "config/demo.yaml"
+# A run is one YAML. Snakemake would merge the one named here with one given by --configfile.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/demo.yaml"
 
 
 include: "workflow/rules/common.smk"

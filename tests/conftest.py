@@ -63,9 +63,8 @@ def copy_project(root: Path) -> Path:
     root.mkdir(parents=True)
     for name in ("Snakefile", "environment.yaml", ".dvcignore"):
         shutil.copy(PROJECT / name, root / name)
-    for name in ("workflow", "profiles", "docs", ".dvc"):
+    for name in ("workflow", "profiles", "docs", "config", ".dvc"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("cache", "tmp"))
-    (root / "config" / "cohorts").mkdir(parents=True)
     return root
 
 

@@ -99,6 +99,16 @@ def test_budgets_share_the_draw_of_a_seed(template):
     assert not set(two) & set(plan.patients("test"))
 
 
+def test_one_draw_for_several_seeds(template):
+    plan = plan_of(template, MINI | {"seeds": [0, 1], "draw": 0})
+    assert plan.labelled(1, 0) == plan.labelled(1, 1)
+    assert len(plan.all["generator"]) == len(plan.all["synthetic"]) == 1
+    assert plan.segmenter("real", 1, 0).id != plan.segmenter("real", 1, 1).id
+    # The first seed's runs are those of a configuration without `draw`.
+    alone = plan_of(template, MINI)
+    assert plan.segmenter("synthetic", 1, 0).id == alone.segmenter("synthetic", 1, 0).id
+
+
 def test_impossible_budgets(template):
     with pytest.raises(UserError, match=r"3 labelled patients of class .* has 2"):
         plan_of(template, MINI | {"budgets": [3]})

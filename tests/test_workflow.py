@@ -190,8 +190,6 @@ def test_a_slide_changed_between_cohort_and_tiles_is_caught(project):
 
 def test_another_cohort_s_missing_data_does_not_disturb(finished):
     """One cohort's missing data neither stops nor reruns another's work."""
-    shutil.copy(PROJECT / "config" / "monusac.yaml", finished / "config")
-    shutil.copy(PROJECT / "config" / "cohorts" / "monusac.csv", finished / "config" / "cohorts")
     done = command(finished, "snakemake", "--cores", "1", "--configfile", "config/monusac.yaml", check=False)
     assert done.returncode != 0 and "data/monusac" in done.stderr
     assert "Nothing to be done" in run_again(finished)
@@ -353,3 +351,20 @@ def test_the_command_line_says_errors_in_one_sentence(tmp_path):
     assert done.returncode == 2 and done.stderr.strip().splitlines() == [
         "error: none.yaml: No such file or directory; name a configuration such as config/demo.yaml."
     ]
+
+
+def test_slides_by_path(project, tmp_path):
+    """`stedm tiles` on a slide alone, with and without annotations, as the README shows."""
+    from stedm.tiles.store import TileStore
+
+    data = project / "data" / "mini"
+    slide = sorted((data / "slides").iterdir())[0]
+    annotation = data / "annotations" / f"{slide.stem}.geojson"
+    command(project, "stedm", "tiles", str(slide), "--mpp", "1.0", "--tile", "64", "--out", "tiles")
+    again = ("--downsample", "4", "--tile", "64", "--annotations", str(annotation), "--out", "tiles-2")
+    command(project, "stedm", "tiles", str(slide), *again)
+    plain, labelled = TileStore(project / "tiles"), TileStore(project / "tiles-2")
+    assert (project / "tiles" / "preview" / f"{slide.stem}.png").stat().st_size > 0
+    assert len(plain) == len(labelled) > 0
+    assert max(plain.tile_at(row)[1].max() for row in range(len(plain))) in (0, 255)
+    assert any((labelled.tile_at(row)[1] == 1).any() for row in range(len(labelled)))

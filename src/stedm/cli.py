@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     tiles.add_argument("--downsample", type=float, help="working resolution as a factor of level 0")
     tiles.add_argument("--slide-mpp", type=float, help="resolution of level 0 where the file does not state it")
     tiles.add_argument("--tile", type=int, default=256, help="side of a tile in working pixels (default 256)")
-    tiles.add_argument("--annotations", type=Path, nargs="+", help="QuPath GeoJSON, one a slide")
+    tiles.add_argument("--annotations", type=Path, help="QuPath GeoJSON of the slide, or a folder of <slide>.geojson")
     tiles.add_argument("--classes", nargs="+", help="annotated classes to keep (default: tumour)")
 
     for name in ("generator", "synthetic", "segmenter", "scores"):

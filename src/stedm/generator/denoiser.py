@@ -14,11 +14,14 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 SIGMA_DATA = 1.0
 """Standard deviation of the latents, which the first stage whitens."""
-SIGMA_MIN, SIGMA_MAX = 0.02, 20.0
-"""Range of noise levels when sampling; a tile's mean over its positions still drowns at the highest one."""
+SIGMA_MIN, SIGMA_MAX = 0.02, 80.0
+"""Range of noise levels when sampling. The colour of a patient is one value over all positions of a tile, several
+standard deviations from another's: it must drown at the highest level, or sampling would start from noise where
+training saw a colour."""
 NOISE_MEAN, NOISE_STD = -0.1, 1.3
-"""Normal distribution of ln σ in training: higher than EDM's, as the mean colour of a tile is the mean over its
-positions and is decided at noise levels far above those of a single position."""
+"""Normal distribution of ln σ in training."""
+HIGH_SHARE, HIGH = 0.2, (2.0, 100.0)
+"""Share of the training noise levels drawn log-uniformly from the high ones, where style decides the colour."""
 
 
 def precondition(network: Network, x: Tensor, sigma: Tensor) -> Tensor:
@@ -66,8 +69,11 @@ def edm_loss(network: Network, clean: Tensor, sigma: Tensor, noise: Tensor, comp
 
 
 def draw_sigma(batch: int, generator: torch.Generator) -> Tensor:
-    """Draw training noise levels, log-normal, (batch,)."""
-    return (NOISE_MEAN + NOISE_STD * torch.randn(batch, generator=generator)).exp()
+    """Draw training noise levels, (batch,): log-normal, and a share of high ones."""
+    usual = (NOISE_MEAN + NOISE_STD * torch.randn(batch, generator=generator)).exp()
+    low, high = HIGH
+    raised = low * (high / low) ** torch.rand(batch, generator=generator)
+    return torch.where(torch.rand(batch, generator=generator) < HIGH_SHARE, raised, usual)
 
 
 def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:

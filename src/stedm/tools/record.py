@@ -33,8 +33,28 @@ def record_reference(plan: Plan) -> Path:
             shutil.copyfile(view / name, out / name)
     shutil.copytree(view / "tables", out / "tables")
     shutil.copytree(view / "figures", out / "figures", ignore=shutil.ignore_patterns("*.pdf"))
+    _show_in_readme(plan, view)
     write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
     return out
+
+
+def _show_in_readme(plan: Plan, view: Path) -> None:
+    """Put headline table and claims between the README's markers for this run, where it has them."""
+    path, name = plan.root / "README.md", plan.config.name
+    start, end = f"<!-- results of {name}: written by `stedm record` -->", "<!-- end of results -->"
+    text = path.read_text() if path.is_file() else ""
+    before, found, rest = text.partition(start)
+    if found:
+        after = rest.partition(end)[2]
+        shown = f"\n```text\n{_headline(view)}\n```\n"
+        write_text(path, before + start + shown + end + after)
+
+
+def _headline(view: Path) -> str:
+    from stedm.report import headline_text
+
+    # The last line says where the report lies on this machine.
+    return headline_text(view).rpartition("\n")[0].rstrip()
 
 
 def _made_by(plan: Plan) -> dict[str, object]:
