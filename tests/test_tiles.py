@@ -16,9 +16,10 @@ from stedm.config import TilesConfig
 from stedm.errors import UserError
 from stedm.tiles import cut as cutting
 from stedm.tiles import slide as slide_module
+from stedm.tiles.backends import open_slide
 from stedm.tiles.cut import cut_cohort, cut_files, cut_slide
 from stedm.tiles.layout import PolygonLayout, label_from_mask, rasterise
-from stedm.tiles.reader import open_slide, working_downsample
+from stedm.tiles.reader import working_downsample
 from stedm.tiles.store import EMPTY, OUTSIDE, TileStore
 from stedm.tiles.tissue import tissue_fractions, tissue_mask
 

@@ -10,12 +10,51 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stedm.errors import UserError
-from stedm.tiles.reader import IMAGE_SUFFIXES, Backend, SlideReader
+from stedm.tiles.reader import IMAGE_SUFFIXES, TIFF_SUFFIXES, Backend, SlideReader
 
 PLAUSIBLE_MPP = (0.02, 20.0)
 """Stated resolutions outside of this range (µm per pixel) are print resolutions, not those of a scan."""
 
 Result = TypeVar("Result")
+
+
+def choose_backend(path: Path) -> Backend:
+    """Say which backend reads a file: pyvips for plain images and TIFFs without a vendor's peculiarities."""
+    suffix = Path(path).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "pyvips"
+    if suffix in TIFF_SUFFIXES:
+        import openslide
+
+        vendor = openslide.OpenSlide.detect_format(str(path))
+        return "pyvips" if vendor in (None, "aperio", "generic-tiff") else "openslide"
+    return "openslide"
+
+
+def open_slide(path: Path, *, mpp: float | None = None, backend: Backend | None = None) -> SlideReader:
+    """Open a slide or an image.
+
+    Parameters
+    ----------
+    path
+        TIFF, SVS, JPEG, PNG, or anything that OpenSlide reads.
+    mpp
+        µm per pixel of level 0, in place of what the file states.
+    backend
+        Forces a backend; by default the file decides (:func:`choose_backend`).
+
+    Raises
+    ------
+    UserError
+        If the file is missing, or no readable slide.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such slide file; fetch the cohort's data or correct the path.")
+    if mpp is not None and not mpp > 0:
+        raise UserError(f"{path}: a resolution of {mpp} µm per pixel was given; give a positive number.")
+    chosen = backend or choose_backend(path)
+    return VipsReader(path, mpp) if chosen == "pyvips" else OpenSlideReader(path, mpp)
 
 
 class VipsReader(SlideReader):

@@ -15,8 +15,9 @@ from stedm.config import TilesConfig
 from stedm.errors import UserError
 from stedm.progress import progress
 from stedm.provenance import checksum, product, replacing
+from stedm.tiles.backends import open_slide
 from stedm.tiles.preview import overview
-from stedm.tiles.reader import SlideReader, open_slide, working_downsample
+from stedm.tiles.reader import SlideReader, working_downsample
 from stedm.tiles.slide import Annotation, Cut, Plan, cut_slide, open_layout, plan_slide
 from stedm.tiles.store import StoreWriter, TileStore
 from stedm.workers import ordered

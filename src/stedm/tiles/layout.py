@@ -13,7 +13,8 @@ import numpy as np
 
 from stedm.cohort.base import MaskImage, Polygon
 from stedm.errors import UserError
-from stedm.tiles.reader import FETCH_PIXELS, area_mean, open_slide, reduce_integer
+from stedm.tiles.backends import open_slide
+from stedm.tiles.reader import FETCH_PIXELS, area_mean, reduce_integer
 
 MAX_CLASSES = 254
 
