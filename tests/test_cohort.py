@@ -146,7 +146,7 @@ def test_a_remote_is_pulled_instead_of_drawing(project, frozen, monkeypatch):
     run(project, "dvc", "remote", "add", "-d", "store", str(project.parent / "store"))
     run(project, "dvc", "commit", "-q", "data.dvc")
     run(project, "dvc", "push", "-q", "data/tiny")
-    monkeypatch.setattr("stedm.cohort.phantom._run", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("stedm.cohort.phantom.ordered", lambda *_: pytest.fail("drawn"))
     shutil.rmtree(project / "data")
     shutil.rmtree(project / ".stedm")
     shutil.rmtree(project / ".dvc/cache")

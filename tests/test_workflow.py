@@ -244,7 +244,7 @@ def test_a_truncated_slide_and_a_polygon_outside(project):
     shutil.rmtree(project / ".stedm")
     command(project, "stedm", "cohort", "config/mini.yaml")
     done = command(project, "stedm", "tiles", "config/mini.yaml", check=False)
-    assert done.returncode == 2 and "outside" in done.stderr and slides[0].stem in done.stderr
+    assert done.returncode == 2 and "beyond the slide" in done.stderr and slides[0].stem in done.stderr
     assert not list((project / "results" / "runs" / "phantom" / "tiles").glob("*/store.json"))
 
 
