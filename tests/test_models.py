@@ -348,3 +348,26 @@ def test_defaults_fit_together():
     config = GeneratorConfig()
     model = Generator(config)
     assert sum(p.numel() for p in model.parameters()) < 5e6
+
+
+def test_the_grid_shows_layouts_on_the_images_that_they_belong_to(setting, tmp_path):
+    from stedm.synthetic.draw import write_grid
+
+    drawer = Drawer(setting, CPU)
+    write_grid(tmp_path / "grid.npz", drawer, layouts=2, styles=2)
+    grid = np.load(tmp_path / "grid.npz")
+    assert grid["images"].shape[:2] == (len(grid["layout_images"]), len(grid["style_names"]))
+    assert set(grid["style_names"]) <= set(setting.unlabelled)
+    store = drawer.store
+    for name, image, layout in zip(grid["layout_names"], grid["layout_images"], grid["layouts"], strict=True):
+        size, side = store.slides[str(name)], store.tile
+        whole, label = store.window(str(name), 0, 0, size.width, size.height)
+        [places] = [
+            (y, x)
+            for y in range(size.height - side + 1)
+            for x in range(size.width - side + 1)
+            if np.array_equal(whole[y, x : x + side], image[0])
+            and np.array_equal(whole[y : y + side, x : x + side], image)
+        ]
+        y, x = places
+        assert np.array_equal(store.layout(label[y : y + side, x : x + side]), layout.astype(bool))

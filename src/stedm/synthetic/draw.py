@@ -8,7 +8,7 @@ one padded, whichever process or job draws them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,10 +300,13 @@ def write_grid(path: Path, drawer: Drawer, layouts: int = 4, styles: int = 5) ->
 
 
 def _different(drawer: Drawer, wanted: int, tries: int = 200) -> list[Sample]:
-    """Choose the first samples whose layouts have both classes and come from different patients in turn."""
+    """Choose windows that have both classes and come from different slides, with their layouts as they are."""
     chosen: list[Sample] = []
     for number in range(tries):
         sample = drawer.sample(number)
+        upright = Transform(0)
+        label = transformed_label(drawer.layouts, sample.layout_window, upright)
+        sample = replace(sample, transform=upright, label=label)
         share = drawer.store.layout(sample.label).mean()
         seen = {s.layout_window.slide for s in chosen}
         if 0.2 < share < 0.7 and (sample.layout_window.slide not in seen or number > tries // 2):
