@@ -13,7 +13,8 @@ worst
     the worst patient seen: read the lower end as no more than that.
 
 Intervals resample patients, jointly over seeds and over both arms of a comparison. They cover the choice of test
-patients, not the draw of labels: that is what the value per seed beside them shows.
+patients alone. The value per seed beside them shows what training decides, and the draw of labels where each seed has
+its own.
 
 The interval is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
 The American Statistician 69(4), section 5.3), which widens the percentile interval as Student's t does. Simulated
