@@ -183,7 +183,10 @@ def _run_tiles(options: argparse.Namespace) -> None:
 def _run_report(options: argparse.Namespace) -> None:
     from stedm.stages import make_report
 
-    print(make_report(_plan(options.config)))
+    headline = make_report(_plan(options.config))
+    # In the workflow other lines follow; `make` prints the headline at the end.
+    if options.log is None:
+        print(headline)
 
 
 def _run_headline(options: argparse.Namespace) -> None:
