@@ -13,7 +13,6 @@ from stedm.runs import Plan, Run
 log = logging.getLogger("stedm")
 
 STATE_FILES = ("state.ckpt",)
-JOURNAL_FILES = ("journal.jsonl",)
 
 
 def _settings(run: Run) -> dict[str, Any]:
