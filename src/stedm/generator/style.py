@@ -1,4 +1,4 @@
-"""Style: an encoder of one style image, and the aggregation of a set of their vectors (paper, section 3)."""
+"""Style: an encoder of one style image, and the network around encoder and aggregation (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -38,38 +38,47 @@ class ConvEncoder(nn.Module):
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3)), mean, spread], 1))
 
 
-class MeanAggregation(nn.Module):
-    """The mean over the set, normalised and mapped; any set size, any order."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.map = nn.Linear(dim, dim)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Map vectors (batch, count, dim) to (batch, dim)."""
-        return self.map(self.norm(vectors.mean(1)))
-
-
 class StyleNet(nn.Module):
     """Style images to one style vector, with a learned vector for no style.
 
     Parameters
     ----------
-    channels, dim
-        See :class:`ConvEncoder`.
+    encoder
+        Images (batch, 3, side, side) to vectors (batch, `width`); None where the aggregation takes images.
+    width, dim
+        Length of the encoder's vectors, and of the style vector; a linear layer maps where they differ.
+    aggregation
+        Vectors (batch, count, dim), or images (batch, count, 3, side, side), to (batch, dim).
+    frozen
+        The encoder does not learn: no gradients, and always in evaluation mode.
     """
 
-    def __init__(self, channels: list[int], dim: int) -> None:
+    def __init__(
+        self, encoder: nn.Module | None, aggregation: nn.Module, *, width: int, dim: int, frozen: bool = False
+    ) -> None:
         super().__init__()
-        self.encoder = ConvEncoder(channels, dim)
-        self.aggregation = MeanAggregation(dim)
+        self.encoder = encoder
+        self.projection = nn.Identity() if width == dim else nn.Linear(width, dim)
+        self.aggregation = aggregation
         self.null = nn.Parameter(torch.zeros(dim))
+        self.frozen = frozen
+        if frozen:
+            self.encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> StyleNet:
+        """Switch between training and evaluation, which a frozen encoder does not leave."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Map style images, float (batch, count, 3, side, side) in [−1, 1], to vectors (batch, dim)."""
+        if self.encoder is None:
+            return self.aggregation(images)
         batch, count = images.shape[:2]
-        return self.aggregation(self.encoder(images.flatten(0, 1)).view(batch, count, -1))
+        vectors = self.projection(self.encoder(images.flatten(0, 1)))
+        return self.aggregation(vectors.view(batch, count, -1))
 
     def with_null(self, vectors: Tensor, has_style: Tensor) -> Tensor:
         """Put the null vector where `has_style`, bool (batch,), is False."""
