@@ -1,4 +1,4 @@
-"""A small U-Net for the foreground of a tile."""
+"""Segmenters: the small U-Net, and the choice of one by its name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stedm.config import SegmenterConfig
+from stedm.segmenter.layers import convolutions
+from stedm.segmenter.mit import MitUNet, MixTransformer, load_mit
+
 STEM = 2
 """Factor by which the first convolution halves, and the head enlarges by sub-pixels again."""
-
-
-def _convolutions(width_in: int, width: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for source in (width_in, width):
-        layers += [nn.Conv2d(source, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
 
 
 class SmallUNet(nn.Module):
@@ -33,11 +30,11 @@ class SmallUNet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, channels[0], 2 * STEM, stride=STEM, padding=STEM // 2)
         self.down = nn.ModuleList(
-            _convolutions(a, b) for a, b in zip([channels[0], *channels[:-1]], channels, strict=True)
+            convolutions(a, b) for a, b in zip([channels[0], *channels[:-1]], channels, strict=True)
         )
         pairs = list(zip(channels[:0:-1], channels[-2::-1], strict=True))
         self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for coarse, fine in pairs)
-        self.up = nn.ModuleList(_convolutions(2 * fine, fine) for _, fine in pairs)
+        self.up = nn.ModuleList(convolutions(2 * fine, fine) for _, fine in pairs)
         self.head = nn.Conv2d(channels[0], 2 * STEM**2, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -55,3 +52,13 @@ class SmallUNet(nn.Module):
             grown = functional.interpolate(narrow(y), scale_factor=2.0, mode="nearest")
             y = block(torch.cat([grown, skips.pop()], 1))
         return functional.pixel_shuffle(self.head(y), STEM)
+
+
+def build_segmenter(config: SegmenterConfig) -> nn.Module:
+    """Build the segmenter that a configuration names, its encoder with published weights where it gives a path."""
+    if config.network == "small":
+        return SmallUNet(config.channels)
+    network = MitUNet(MixTransformer())
+    if config.path is not None:
+        load_mit(network.encoder, config.path)
+    return network

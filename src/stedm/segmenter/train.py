@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stedm import seeds
 from stedm.config import SegmenterConfig
@@ -18,7 +18,7 @@ from stedm.device import use_device
 from stedm.provenance import Product
 from stedm.segmenter.data import TrainingBatches, read_tiles, validation_batches
 from stedm.segmenter.loss import segmentation_loss
-from stedm.segmenter.network import SmallUNet
+from stedm.segmenter.network import build_segmenter
 from stedm.segmenter.predict import PREDICTIONS, predict_slide, write_predictions
 from stedm.tiles.store import OUTSIDE, TileStore
 from stedm.training import Training, fit, write_curve
@@ -37,10 +37,17 @@ class SegmenterTraining(Training):
         Real tiles, for validation.
     validation
         Validation patients; may be empty.
+    seed
+        Seed of the run.
     """
 
     def __init__(
-        self, network: SmallUNet, config: SegmenterConfig, store: TileStore, validation: Collection[str]
+        self,
+        network: nn.Module,
+        config: SegmenterConfig,
+        store: TileStore,
+        validation: Collection[str],
+        seed: int,
     ) -> None:
         super().__init__(
             steps=config.steps,
@@ -48,6 +55,7 @@ class SegmenterTraining(Training):
             weight_decay=config.weight_decay,
             checkpoint_every=config.checkpoint_every,
             validate_every=config.validate_every if validation else 0,
+            seed=seed,
         )
         self.network = network
         self.best = copy.deepcopy(network).requires_grad_(False)
@@ -129,8 +137,8 @@ def train_segmenter(
     where = use_device(device, threads)
     batches = TrainingBatches(store, labelled, synthetic, config, colour, seed)
     torch.manual_seed(seeds.derive(seed, "segmenter", "weights"))
-    network = SmallUNet(config.channels).to(memory_format=torch.channels_last)
-    module = SegmenterTraining(network, config, store, validation)
+    network = build_segmenter(config).to(memory_format=torch.channels_last)
+    module = SegmenterTraining(network, config, store, validation, seed)
     fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
     networks = {"last": module.network.to(where).eval(), "best": module.best.to(where).eval()}
     if module.best_step in (0, config.steps):
@@ -162,7 +170,7 @@ def train_segmenter(
 
 def _write_examples(
     path: Path,
-    network: SmallUNet,
+    network: nn.Module,
     store: TileStore,
     slides: list[str],
     config: SegmenterConfig,
