@@ -75,30 +75,66 @@ class StyleConfig(Section):
     """Side in pixels to which a style image is reduced by area means."""
     dim: Positive = 128
     """Length of the style vector."""
+    encoder: Literal["conv", "swin-v2-t"] = "conv"
+    """Network that makes a vector of a style image: a light convolutional one, or the paper's Swin-V2-T."""
     channels: list[Positive] = [24, 48, 96]
-    """Widths of the convolutional style encoder, one a halving."""
-    aggregation: Literal["mean"] = "mean"
-    """How the vectors of a set become one."""
+    """Widths of the encoder `conv`, one a halving."""
+    path: Path | None = None
+    """Weights of the encoder to start from (`.safetensors` or `.pth`; of `swin-v2-t` as torchvision has them)."""
+    frozen: bool = False
+    """The encoder keeps the weights of `path` and does not learn."""
+    aggregation: Literal["mean", "max", "linear", "set", "svit"] = "mean"
+    """How the vectors of a set become one: `set` is a transformer over them; `linear` and `svit` (on the images,
+    without an encoder) are the paper's and bound to `count` and to the order of the set."""
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> StyleConfig:
+        if self.frozen and self.path is None:
+            raise ValueError("frozen needs a path: a random encoder that does not learn is no style encoder")
+        if self.aggregation == "svit" and (self.path is not None or self.size % 8):
+            raise ValueError("the aggregation svit has no encoder for a path, and needs a size that is a multiple of 8")
+        return self
 
 
 class FirstStageConfig(Section):
     """The map between pixels and latents."""
 
-    kind: Literal["pca"] = "pca"
-    """Whitened principal components of pixel patches, fitted on the training tiles."""
+    kind: Literal["pca", "pixels", "vq", "kl"] = "pca"
+    """Whitened principal components of pixel patches, fitted on the training tiles; the pixels themselves; the
+    paper's VQ-f4 or another VQ autoencoder; a KL autoencoder."""
+    path: Path | None = None
+    """Weights of `vq` and `kl`: a folder in diffusers' format, or the original `vq-f4.ckpt`."""
     patch: Annotated[int, Field(ge=1)] = 4
     """Side of a patch in pixels: the latent is smaller by this factor."""
     components: Positive = 16
-    """Components kept: the channels of the latent."""
+    """Components kept by `pca`: the channels of the latent."""
+
+    @model_validator(mode="after")
+    def _path_fits(self) -> FirstStageConfig:
+        if (self.path is None) == (self.kind in ("vq", "kl")):
+            raise ValueError("a path belongs to the kinds vq and kl, and to no other")
+        return self
 
 
 class UNetConfig(Section):
     """The denoising network."""
 
+    kind: Literal["stedm", "paper"] = "stedm"
+    """Ours, with the style in every block, or the paper's (channels [128, 512, 1024], 2 blocks)."""
+    path: Path | None = None
+    """Checkpoint of latent diffusion (`landscape.ckpt`) from which `paper` starts."""
     channels: list[Positive] = [64, 128]
     """Widths, one a resolution; each next one has half the side."""
     blocks: Positive = 2
     """Residual blocks a resolution."""
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> UNetConfig:
+        if self.kind != "paper" and self.path is not None:
+            raise ValueError("a path belongs to the kind paper, and to no other")
+        if self.kind == "paper" and any(width % 32 for width in self.channels):
+            raise ValueError("the channels of the kind paper must be multiples of 32")
+        return self
 
 
 class GeneratorConfig(Section):
@@ -155,8 +191,12 @@ class SyntheticConfig(Section):
 class SegmenterConfig(Section):
     """The segmenter and its training."""
 
+    network: Literal["small", "mit-b2"] = "small"
+    """A small U-Net, or the paper's with a MiT-B2 encoder."""
+    path: Path | None = None
+    """Weights of the encoder of `mit-b2` from ImageNet, as transformers has them (`.safetensors`)."""
     channels: list[Positive] = [24, 48, 96]
-    """Widths of the U-Net, one a resolution."""
+    """Widths of the network `small`, one a resolution."""
     steps: Positive = 200
     """Optimiser steps, the same for every arm."""
     batch: Positive = 16
@@ -179,6 +219,12 @@ class SegmenterConfig(Section):
     """Width in pixels of a window's rim that gives context and is not kept."""
     checkpoint_every: Positive = 100
     """Steps between two states from which a killed training goes on."""
+
+    @model_validator(mode="after")
+    def _path_fits(self) -> SegmenterConfig:
+        if self.network != "mit-b2" and self.path is not None:
+            raise ValueError("a path belongs to the network mit-b2, and to no other")
+        return self
 
 
 class ReportConfig(Section):
@@ -279,10 +325,12 @@ class Config(Section):
                 f"tiles.tile {self.tiles.tile} must be a multiple of generator.first_stage.patch × {halvings}"
             )
         pixels = 3 * self.generator.first_stage.patch**2
-        if self.generator.first_stage.components > pixels:
+        if self.generator.first_stage.kind == "pca" and self.generator.first_stage.components > pixels:
             raise ValueError(f"generator.first_stage.components is more than the {pixels} values of a patch")
         if self.tiles.tile % self.generator.style.size:
             raise ValueError(f"generator.style.size must divide tiles.tile {self.tiles.tile}")
+        if self.segmenter.network == "mit-b2" and self.tiles.tile < 32:
+            raise ValueError(f"segmenter.network mit-b2 needs tiles.tile of at least 32, not {self.tiles.tile}")
         if self.segmenter.window <= 2 * self.segmenter.margin:
             raise ValueError("segmenter.window must be larger than twice segmenter.margin")
         return self

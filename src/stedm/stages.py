@@ -50,14 +50,14 @@ def make_tiles(plan: Plan, run: Run) -> None:
 
 def make_generator(plan: Plan, run: Run) -> None:
     """Train a generator."""
+    from stedm.generator.build import weight_files
     from stedm.generator.train import train_generator
     from stedm.tiles.store import TileStore
 
     config, tiles = plan.config, run.inputs["tiles"].folder
     labelled = run.settings["labelled"]
-    with product(
-        run.folder, stage="generator", settings=_settings(run), inputs={"tiles": tiles}, keep=STATE_FILES
-    ) as making:
+    inputs = {"tiles": tiles} | weight_files(config.generator)
+    with product(run.folder, stage="generator", settings=_settings(run), inputs=inputs, keep=STATE_FILES) as making:
         train_generator(
             making,
             store=TileStore(tiles),
@@ -107,12 +107,15 @@ def make_segmenter(plan: Plan, run: Run) -> None:
     """Train a segmenter and predict the patients that are scored."""
     from stedm.segmenter.train import train_segmenter
     from stedm.tiles.store import TileStore
+    from stedm.weights import existing
 
     config, tiles = plan.config, run.inputs["tiles"].folder
     synthetic = run.inputs.get("synthetic")
     parts = synthetic.parts(config.execution.synthetic_jobs) if synthetic else []
     inputs = {"tiles": tiles} | {f"synthetic-{n}": part for n, part in enumerate(parts)}
     labelled, settings = run.settings["labelled"], config.segmenter
+    if settings.path is not None:
+        inputs["encoder"] = existing(settings.path)
     if "colour_jitter" in run.settings["segmenter"]:
         update = {"colour_jitter": run.settings["segmenter"]["colour_jitter"]}
         settings = settings.model_copy(update=update)

@@ -21,6 +21,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stedm import seeds
 from stedm.errors import UserError
 from stedm.progress import Progress, progress
 
@@ -45,12 +46,22 @@ class Training(pl.LightningModule):
         Of AdamW; the rate rises linearly over the first steps, then falls as a cosine to zero.
     checkpoint_every, validate_every
         Steps between two states, and between two validations (0: none).
+    seed
+        Seed of the run; dropout and stochastic depth of a step come from it.
     """
 
     def __init__(
-        self, *, steps: int, lr: float, weight_decay: float, checkpoint_every: int, validate_every: int = 0
+        self,
+        *,
+        steps: int,
+        lr: float,
+        weight_decay: float,
+        checkpoint_every: int,
+        validate_every: int = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.seed = seed
         self.steps, self.lr, self.weight_decay = steps, lr, weight_decay
         self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
         self.curve: list[dict[str, float]] = []
@@ -85,6 +96,7 @@ class Training(pl.LightningModule):
         step = self.trainer.global_step
         for group in self.optimizers().param_groups:
             group["lr"] = self.learning_rate(step)
+        torch.manual_seed(seeds.derive(self.seed, "dropout", step))
         loss = self.loss(batch, step)
         if not torch.isfinite(loss):
             raise UserError(

@@ -24,7 +24,7 @@ class PatchPCA(nn.Module):
 
     def __init__(self, patch: int, components: int) -> None:
         super().__init__()
-        self.patch, self.channels = patch, components
+        self.patch, self.factor, self.channels = patch, patch, components
         values = 3 * patch * patch
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("basis", torch.zeros(components, values))

@@ -25,8 +25,8 @@ from stedm.training import Training, fit, write_curve
 
 log = logging.getLogger("stedm")
 
-FIRST_STAGE_TILES = 1024
-"""Training tiles on which the first stage is fitted."""
+FIRST_STAGE_TILES, CHECKED_TILES = 1024, 8
+"""Training tiles on which a first stage is fitted, and on which one that is not fitted is measured."""
 
 
 class GeneratorTraining(Training):
@@ -48,8 +48,9 @@ class GeneratorTraining(Training):
             lr=config.lr,
             weight_decay=config.weight_decay,
             checkpoint_every=config.checkpoint_every,
+            seed=seed,
         )
-        self.model, self.seed = model, seed
+        self.model = model
         self.averaged = AveragedModel(model, multi_avg_fn=_average(config.ema))
         self.averaged.requires_grad_(False)
         variance = model.first_stage.scale ** (2 * config.component_power)
@@ -115,8 +116,9 @@ def train_generator(
     batches = TrainingBatches(store, labelled, unlabelled, config, seed)
     torch.manual_seed(seeds.derive(seed, "generator", "weights"))
     model = Generator(config)
-    explained = model.first_stage.fit(_first_stage_images(batches, seed))
-    log.info("first stage: %d components hold %.1f %% of the variance", model.first_stage.channels, 100 * explained)
+    tiles = FIRST_STAGE_TILES if config.first_stage.kind == "pca" else CHECKED_TILES
+    explained = model.first_stage.fit(_first_stage_images(batches, seed, tiles))
+    log.info("first stage: %d channels hold %.1f %% of the variance", model.first_stage.channels, 100 * explained)
     model.denoiser.to(memory_format=torch.channels_last)
     module = GeneratorTraining(model, config, seed)
     fit(module, batches, folder=making.folder, device=where, label=f"generator seed {seed}", workers=workers)
@@ -133,12 +135,12 @@ def train_generator(
     }
 
 
-def _first_stage_images(batches: TrainingBatches, seed: int) -> Tensor:
+def _first_stage_images(batches: TrainingBatches, seed: int, count: int) -> Tensor:
     from stedm.augment import to_tensor
 
     random = seeds.generator(seed, "generator", "first stage")
     pools = [batches.labelled, *([batches.unlabelled] if batches.unlabelled else [])]
-    chosen = [pools[n % len(pools)] for n in range(FIRST_STAGE_TILES)]
+    chosen = [pools[n % len(pools)] for n in range(count)]
     return to_tensor([pool.read(pool.draw(random))[0] for pool in chosen]) * 2 - 1
 
 

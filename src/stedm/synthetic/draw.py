@@ -105,7 +105,7 @@ class Drawer:
     def noise(self, number: int) -> Tensor:
         """Return the initial noise of an image, float32 (channels, h, w), from the seed and the number alone."""
         random = torch.Generator().manual_seed(seeds.derive(self.setting.seed, "synthetic noise", number))
-        side = self.store.tile // self.model.first_stage.patch
+        side = self.store.tile // self.model.first_stage.factor
         return torch.randn((self.model.first_stage.channels, side, side), generator=random)
 
     @torch.no_grad()
