@@ -97,6 +97,7 @@ def test_folders_from_before_attention_was_renamed(tmp_path):
         ({"act_fn": "relu"}, "act_fn is 'relu'"),
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "down_block_types"),
         ({"latents_mean": [0.0] * 4}, "latents_mean"),
+        ({"latent_channels": None}, "latent_channels is missing"),
         ({"block_out_channels": [32, 96]}, "has the shape"),
     ],
 )

@@ -109,14 +109,18 @@ def read_shape(kind: str, path: Path) -> AutoencoderShape:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not valid JSON"
         raise UserError(f"{path}: {reason}; give a folder that diffusers saved.") from None
+    needed = ("block_out_channels", "latent_channels", *(("num_vq_embeddings",) if kind == "vq" else ()))
+    missing = [key for key in needed if not (isinstance(values, dict) and values.get(key))]
+    if missing:
+        raise UserError(f"{path}: {missing[0]} is missing; give a folder that diffusers saved.")
     expected = {"_class_name": CLASSES[kind]}
     for key, value in (SUPPORTED | expected).items():
         _demand(path, key, values.get(key, value), value)
-    widths = tuple(values.get("block_out_channels", ()))
+    widths = tuple(values["block_out_channels"])
     for side in ("down", "up"):
         block = f"{side.capitalize()}{'En' if side == 'down' else 'De'}coderBlock2D"
         _demand(path, f"{side}_block_types", values.get(f"{side}_block_types"), [block] * len(widths))
-    latent = values.get("latent_channels")
+    latent = values["latent_channels"]
     shared = {
         "widths": widths,
         "blocks": values.get("layers_per_block", 1),
@@ -127,7 +131,7 @@ def read_shape(kind: str, path: Path) -> AutoencoderShape:
     if kind == "vq":
         # The published VQ models are not scaled; diffusers' configuration has a default that nothing fitted.
         _demand(path, "vq_embed_dim", values.get("vq_embed_dim") or latent, latent)
-        return AutoencoderShape(**shared, codes=values.get("num_vq_embeddings"))
+        return AutoencoderShape(**shared, codes=values["num_vq_embeddings"])
     return AutoencoderShape(
         **shared,
         codes=None,
