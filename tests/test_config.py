@@ -56,6 +56,42 @@ def test_missing_and_unreadable_files(tmp_path):
         load_config(tmp_path / "list.yaml")
 
 
+@pytest.fixture
+def presets(tmp_path, monkeypatch):
+    """An empty project to work in, with a preset `small`."""
+    folder = tmp_path / "config" / "presets"
+    folder.mkdir(parents=True)
+    (folder / "small.yaml").write_text("generator: {steps: 7, unet: {channels: [8, 16], blocks: 2}}")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_preset_holds_where_the_run_is_silent(presets):
+    values = change("preset", "small")
+    values["generator"] = {"unet": {"blocks": 3}, "style": values["generator"]["style"]}
+    config = parse_config(values)
+    assert config.generator.steps == 7
+    assert (config.generator.unet.channels, config.generator.unet.blocks) == ([8, 16], 3)
+    assert config.generator.style.size == 16
+    # What a run wrote down in full is read back as it is.
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_faulty_presets_are_one_sentence(presets):
+    with pytest.raises(UserError, match=r"mini.yaml: preset: .*huge.yaml does not exist; there are small\."):
+        parse_config(change("preset", "huge"), "mini.yaml")
+    (presets / "small.yaml").write_text("cohort: {name: other}")
+    with pytest.raises(UserError, match=r"small.yaml: 'cohort' is none of generator, .*own file"):
+        parse_config(change("preset", "small"), "mini.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "config" / "presets").glob("*.yaml")))
+def test_each_preset_is_valid(name, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    values = {key: MINI[key] for key in ("name", "cohort")} | {"preset": name, "tiles": {"mpp": 1.0, "tile": 512}}
+    assert parse_config(values).preset == name
+
+
 def plan_of(template, values):
     return Plan(parse_config(values), template)
 

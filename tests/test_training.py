@@ -39,3 +39,82 @@ def test_dropout_comes_from_seed_and_step(tmp_path):
     assert (tmp_path / "killed" / "state.ckpt").exists()
     assert torch.equal(train(tmp_path / "killed", 0), whole)
     assert not torch.equal(train(tmp_path / "other", 1), whole)
+
+
+class Line(Training):
+    """A line through points, whose loss remembers what it saw."""
+
+    def __init__(self, accumulate=1, schedule="cosine", precision="32-true", steps=4):
+        super().__init__(
+            steps=steps,
+            lr=0.1,
+            weight_decay=0,
+            checkpoint_every=2,
+            schedule=schedule,
+            accumulate=accumulate,
+            precision=precision,
+        )
+        self.network = nn.Linear(3, 1, bias=False)
+        nn.init.ones_(self.network.weight)
+        self.numbers, self.kinds, self.rates, self.averaged = [], set(), [], 0
+
+    def loss(self, batch, number):
+        if number == getattr(self, "broken", None):
+            raise KeyboardInterrupt
+        self.numbers.append(number)
+        self.rates.append(self.optimizers().param_groups[0]["lr"])
+        drawn = self.network(batch)
+        self.kinds.add(drawn.dtype)
+        return (drawn.float() - 2).pow(2).mean()
+
+    def stepped(self):
+        self.averaged += 1
+
+
+def samples(count, of):
+    random = torch.Generator().manual_seed(0)
+    whole = torch.randn(4, 8, 3, generator=random)
+    return [part for step in whole for part in step.split(of)][: count * 8 // of]
+
+
+def test_accumulated_batches_make_one_step_of_their_mean(tmp_path):
+    whole, parts = Line(), Line(accumulate=4)
+    (tmp_path / "a").mkdir()
+    fit(whole, samples(4, 8), folder=tmp_path / "a", device=torch.device("cpu"), label="test")
+    (tmp_path / "b").mkdir()
+    fit(parts, samples(4, 2), folder=tmp_path / "b", device=torch.device("cpu"), label="test")
+    assert torch.allclose(parts.network.weight, whole.network.weight, atol=1e-6)
+    assert parts.numbers == list(range(16)) and parts.averaged == 4
+    for one, other in zip(whole.curve, parts.curve, strict=True):
+        assert one["step"] == other["step"] and one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_an_accumulating_training_resumes_at_a_step(tmp_path):
+    whole, killed, resumed = Line(accumulate=4), Line(accumulate=4), Line(accumulate=4)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    fit(whole, samples(4, 2), folder=tmp_path / "a", device=torch.device("cpu"), label="test")
+    killed.broken = 10
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(killed, samples(4, 2), folder=tmp_path / "b", device=torch.device("cpu"), label="test")
+    fit(resumed, samples(4, 2), folder=tmp_path / "b", device=torch.device("cpu"), label="test")
+    assert resumed.numbers == list(range(8, 16))
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+
+
+def test_schedules(tmp_path):
+    cosine, constant = Line(steps=40), Line(schedule="constant", steps=40)
+    assert [m.learning_rate(0) for m in (cosine, constant)] == [0.05, 0.05]
+    assert cosine.learning_rate(2) == constant.learning_rate(39) == 0.1
+    assert cosine.learning_rate(21) == pytest.approx(0.05)
+
+
+def test_bfloat16_computes_the_networks_and_keeps_the_weights(tmp_path):
+    full, half = Line(), Line(precision="bf16-mixed")
+    for module, name in ((full, "a"), (half, "b")):
+        (tmp_path / name).mkdir()
+        fit(module, samples(4, 8), folder=tmp_path / name, device=torch.device("cpu"), label="test")
+    assert half.kinds == {torch.bfloat16} and full.kinds == {torch.float32}
+    assert half.network.weight.dtype == torch.float32
+    assert torch.allclose(half.network.weight, full.network.weight, rtol=0.05)
+    assert not torch.equal(half.network.weight, full.network.weight)

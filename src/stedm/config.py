@@ -26,6 +26,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
+PRESETS = Path("config") / "presets"
+"""Folder of the presets, relative to the project's root."""
+PRESET_SECTIONS = ("generator", "synthetic", "segmenter")
+"""What a preset may set: how models are made, never on which data."""
+
 
 class CohortConfig(Section):
     """Which slides, and where they come from."""
@@ -154,11 +159,17 @@ class GeneratorConfig(Section):
     steps: Positive = 1000
     """Optimiser steps."""
     batch: Positive = 16
-    """Samples a step."""
+    """Samples of a batch."""
     lr: Annotated[float, Field(gt=0)] = 2e-3
-    """Peak learning rate of AdamW (warm-up, then cosine to zero)."""
+    """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Weight decay of AdamW."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """The learning rate after its warm-up: a cosine to zero, or constant."""
+    accumulate: Positive = 1
+    """Batches whose gradients are averaged for one optimiser step."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Numbers in which the networks are computed; weights and averages stay in 32 bits."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay a step of the averaged weights, which are the ones used; smaller in the first steps."""
     component_power: Fraction = 0.5
@@ -306,8 +317,9 @@ class Config(Section):
     """Name of the run: its tables, figures and report lie in `results/<name>/`."""
     title: str = ""
     """Title of the report."""
-    preset: str = "demo"
-    """Name of the group of settings that the report states beside each number."""
+    preset: Name | None = None
+    """Name of a file in `config/presets/`: its settings hold where this file is silent. The report states the name
+    beside each number."""
     cohort: CohortConfig
     tiles: TilesConfig
     budgets: Annotated[list[Positive], Field(min_length=1)] = [1]
@@ -361,17 +373,42 @@ class Config(Section):
 
 
 def parse_config(values: dict[str, Any], source: str = "the configuration") -> Config:
-    """Check plain values against the schema.
+    """Check plain values against the schema; the preset that they name holds where they are silent.
 
     Raises
     ------
     UserError
         One sentence with the source, the place of the first fault, what was found and what is allowed.
     """
+    if isinstance(name := values.get("preset"), str):
+        values = _merged(_read_preset(name, source), values)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {describe(error)}") from None
+
+
+def _read_preset(name: str, source: str) -> dict[str, Any]:
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml"))) or "none"
+        raise UserError(f"{source}: preset: {path} does not exist; there are {known}.")
+    values = _read_yaml(path)
+    if surplus := sorted(set(values) - set(PRESET_SECTIONS)):
+        raise UserError(
+            f"{path}: {surplus[0]!r} is none of {', '.join(PRESET_SECTIONS)}; move it to the run's own file."
+        )
+    return values
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another, nested ones too."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return {**below, **above, **both}
 
 
 def describe(error: ValidationError) -> str:
@@ -396,6 +433,10 @@ def load_config(path: Path) -> Config:
     UserError
         If the file is missing, is no YAML mapping, or does not fit the schema.
     """
+    return parse_config(_read_yaml(path), str(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
@@ -406,7 +447,7 @@ def load_config(path: Path) -> Config:
         raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[-1].strip()}).") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of settings, found {type(values).__name__}.")
-    return parse_config(values, str(path))
+    return values
 
 
 def canonical(value: Any) -> str:

@@ -200,7 +200,7 @@ def _described_runs(plan: Plan) -> list[dict[str, Any]]:
                 "stage": run.stage,
                 "id": run.id,
                 "folder": folder,
-                "preset": plan.config.preset,
+                "preset": plan.config.preset or "none",
                 **run.facts,
                 "validation_labels": (record or {}).get("validation_slides"),
                 "provenance": record,

@@ -43,7 +43,13 @@ class Training(pl.LightningModule):
     steps
         Optimiser steps.
     lr, weight_decay
-        Of AdamW; the rate rises linearly over the first steps, then falls as a cosine to zero.
+        Of AdamW; the rate rises linearly over the first steps.
+    schedule
+        How the rate goes on: ``cosine`` to zero, or ``constant``.
+    accumulate
+        Batches whose gradients are averaged for one step.
+    precision
+        ``32-true``, or ``bf16-mixed`` for networks computed in bfloat16 with weights in float32.
     checkpoint_every, validate_every
         Steps between two states, and between two validations (0: none).
     seed
@@ -59,17 +65,21 @@ class Training(pl.LightningModule):
         checkpoint_every: int,
         validate_every: int = 0,
         seed: int = 0,
+        schedule: str = "cosine",
+        accumulate: int = 1,
+        precision: str = "32-true",
     ) -> None:
         super().__init__()
-        self.seed = seed
+        self.seed, self.schedule, self.accumulate, self.precision = seed, schedule, accumulate, precision
         self.steps, self.lr, self.weight_decay = steps, lr, weight_decay
         self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
         self.curve: list[dict[str, float]] = []
+        self.losses: list[float] = []
         self.folder = Path()
         self.counter: Progress | None = None
 
-    def loss(self, batch: dict[str, Tensor], step: int) -> Tensor:
-        """Return the loss of a batch; random numbers come from the step."""
+    def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
+        """Return the loss of a batch; random numbers come from its number, which counts the batches of all steps."""
         raise NotImplementedError
 
     def stepped(self) -> None:
@@ -84,6 +94,8 @@ class Training(pl.LightningModule):
         warm = max(1, round(WARM_UP * self.steps))
         if step < warm:
             return self.lr * (step + 1) / warm
+        if self.schedule == "constant":
+            return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -91,13 +103,13 @@ class Training(pl.LightningModule):
         parameters = [p for p in self.parameters() if p.requires_grad]
         return torch.optim.AdamW(parameters, self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay)
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Compute the loss; stop on a loss that is no number, leaving the last state in place."""
         step = self.trainer.global_step
         for group in self.optimizers().param_groups:
             group["lr"] = self.learning_rate(step)
-        torch.manual_seed(seeds.derive(self.seed, "dropout", step))
-        loss = self.loss(batch, step)
+        torch.manual_seed(seeds.derive(self.seed, "dropout", number))
+        loss = self.loss(batch, number)
         if not torch.isfinite(loss):
             raise UserError(
                 f"{self.folder}: the loss is {loss.item()} at step {step}; the last good state is kept, "
@@ -107,9 +119,13 @@ class Training(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average weights, validate, keep a state, say how it goes: in this order."""
+        self.losses.append(float(outputs["loss"]) * self.accumulate)
+        if len(self.losses) < self.accumulate:
+            return
         step = self.trainer.global_step
         self.stepped()
-        row = {"step": step, "loss": float(outputs["loss"])}
+        row = {"step": step, "loss": sum(self.losses) / self.accumulate}
+        self.losses.clear()
         if self.validate_every and (step % self.validate_every == 0 or step == self.steps):
             self.eval()
             with torch.no_grad():
@@ -134,17 +150,17 @@ class Training(pl.LightningModule):
         self.curve = checkpoint["curve"]
 
 
-class _Steps(Sampler[int]):
-    """The numbers of the steps that are left; its length counts all of them, as Lightning does."""
+class _Numbers(Sampler[int]):
+    """The numbers of the batches that are left; its length counts all of them, as Lightning does."""
 
-    def __init__(self, first: int, steps: int) -> None:
-        self.first, self.steps = first, steps
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.steps))
+        return iter(range(self.first, self.count))
 
     def __len__(self) -> int:
-        return self.steps
+        return self.count
 
 
 def fit(
@@ -157,7 +173,7 @@ def fit(
     module
         What is trained; afterwards on the CPU.
     batches
-        Map from a step's number to its batch.
+        Map from a batch's number to it; a step takes ``module.accumulate`` of them.
     folder
         Where states are kept.
     device
@@ -172,7 +188,8 @@ def fit(
     if state.exists():
         first = torch.load(state, map_location="cpu", weights_only=True)["global_step"]
         log.info("%s: going on from step %d", label, first)
-    loader = DataLoader(batches, batch_size=None, sampler=_Steps(first, module.steps), num_workers=workers)
+    numbers = _Numbers(first * module.accumulate, module.steps * module.accumulate)
+    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers)
     module.folder = folder
     with warnings.catch_warnings(), progress(label, module.steps, done=first) as counter, _quiet():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
@@ -180,6 +197,8 @@ def fit(
         module.counter = counter
         trainer = pl.Trainer(
             max_steps=module.steps,
+            accumulate_grad_batches=module.accumulate,
+            precision=module.precision,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             logger=False,

@@ -25,7 +25,7 @@ def draw_style(pool: WindowPool, window: Window, style: StyleConfig, random: np.
 
 
 class TrainingBatches(Dataset):
-    """Map from a step's number to its batch.
+    """Map from a batch's number to it.
 
     A batch is a dict of ``images`` float (batch, 3, tile, tile) in [−1, 1], ``layouts`` float
     (batch, 1, tile, tile) of 0 and 1, ``has_layout`` and ``has_style`` bool (batch,), and ``styles`` float
@@ -57,11 +57,11 @@ class TrainingBatches(Dataset):
         self.unlabelled = WindowPool(store, unlabelled) if use_unlabelled else None
 
     def __len__(self) -> int:
-        return self.config.steps
+        return self.config.steps * self.config.accumulate
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
         config, style = self.config, self.config.style
-        random = seeds.generator(self.seed, "generator", "batch", step)
+        random = seeds.generator(self.seed, "generator", "batch", number)
         images, layouts, has_layout, has_style, styles, maps = [], [], [], [], [], []
         for _ in range(config.batch):
             from_unlabelled = self.unlabelled is not None and random.random() < config.unlabelled_share

@@ -50,6 +50,9 @@ class GeneratorTraining(Training):
             weight_decay=config.weight_decay,
             checkpoint_every=config.checkpoint_every,
             seed=seed,
+            schedule=config.schedule,
+            accumulate=config.accumulate,
+            precision=config.precision,
         )
         self.model = model
         self.averaged = AveragedModel(model, multi_avg_fn=_average(config.ema))
@@ -57,9 +60,9 @@ class GeneratorTraining(Training):
         variance = model.first_stage.scale ** (2 * config.component_power)
         self.register_buffer("components", variance / variance.mean())
 
-    def loss(self, batch: dict[str, Tensor], step: int) -> Tensor:
-        """Return the denoising loss of a batch at noise drawn for this step."""
-        random = torch.Generator().manual_seed(seeds.derive(self.seed, "generator", "noise", step))
+    def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
+        """Return the denoising loss of a batch at noise drawn for its number."""
+        random = torch.Generator().manual_seed(seeds.derive(self.seed, "generator", "noise", number))
         model = self.model
         with torch.no_grad():
             clean = model.first_stage.encode(batch["images"])

@@ -63,7 +63,7 @@ class SegmenterTraining(Training):
         self._store, self._rows = store, validation_batches(store, validation)
         self.validation_slides = [slide for slide, _ in self._rows]
 
-    def loss(self, batch: dict[str, Tensor], step: int) -> Tensor:
+    def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Return the segmentation loss of a batch."""
         images = batch["images"].contiguous(memory_format=torch.channels_last)
         return segmentation_loss(self.network(images), batch["targets"])

@@ -82,4 +82,4 @@ def _made_by(plan: Plan) -> dict[str, object]:
                 name = folder.relative_to(plan.root / "results" / "runs").as_posix()
                 runs[name] = {key: record.get(key) for key in (*keys, "comparable")}
     kept = ("platform", "cpu", "cores", "versions")
-    return {**{key: here[key] for key in kept}, "preset": plan.config.preset, "runs": runs}
+    return {**{key: here[key] for key in kept}, "preset": plan.config.preset or "none", "runs": runs}
