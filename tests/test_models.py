@@ -13,12 +13,14 @@ import torch
 from conftest import MINI, command, write_config
 from safetensors.torch import load_file
 
+from stedm import seeds
 from stedm.augment import draw_colour, flip, jitter_colour
 from stedm.config import GeneratorConfig, SyntheticConfig, load_config
 from stedm.generator.data import TrainingBatches
 from stedm.generator.first_stage import PatchPCA
 from stedm.generator.model import Generator, load_generator
-from stedm.generator.train import GeneratorTraining
+from stedm.generator.train import FIRST_STAGE_TILES, GeneratorTraining, _first_stage_images, train_generator
+from stedm.provenance import Product
 from stedm.runs import Plan
 from stedm.segmenter.loss import IGNORE, segmentation_loss
 from stedm.segmenter.network import SmallUNet
@@ -55,6 +57,35 @@ def test_every_tensor_of_style_encoder_and_aggregation_changes(plan, store, tmp_
     unchanged = [name for name, value in model.style.state_dict().items() if torch.equal(value, before[name])]
     assert len(before) > 8
     assert unchanged == []
+
+
+def test_the_weights_that_are_kept_are_the_averaged_ones(plan, store, tmp_path):
+    config = plan.config.generator.model_copy(update={"steps": 4})
+    labelled = plan.labelled(1, 0)
+    people = {"labelled": labelled, "unlabelled": plan.unlabelled(labelled)}
+    train_generator(Product(tmp_path), store=store, **people, config=config, seed=0, device="cpu")
+    kept = load_generator(tmp_path, CPU).state_dict()
+
+    followed = []
+
+    class Watched(GeneratorTraining):
+        def stepped(self):
+            super().stepped()
+            followed.append({name: value.detach().clone() for name, value in self.model.named_parameters()})
+
+    batches = TrainingBatches(store, labelled, plan.unlabelled(labelled), config, 0)
+    torch.manual_seed(seeds.derive(0, "generator", "weights"))
+    model = Generator(config)
+    model.fit_first_stage(_first_stage_images(batches, 0, FIRST_STAGE_TILES))
+    model.unet.to(memory_format=torch.channels_last)
+    (tmp_path / "again").mkdir()
+    fit(Watched(model, config, 0), batches, folder=tmp_path / "again", device=CPU, label="test")
+    for name, first in followed[0].items():
+        expected = first
+        for count, weights in enumerate(followed[1:], 1):
+            expected = expected + (1 - min(config.ema, (1 + count) / (10 + count))) * (weights[name] - expected)
+        assert torch.allclose(kept[name], expected, atol=1e-6), name
+    assert any(not torch.allclose(kept[name], weights, atol=1e-4) for name, weights in followed[-1].items())
 
 
 def test_style_images_come_from_the_image_s_own_slide(plan, store):
