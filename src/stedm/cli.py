@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     cohort.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
     what = cohort.add_mutually_exclusive_group()
     what.add_argument("--repair", action="store_true", help="mend lost or changed files, and only those")
-    what.add_argument("--freeze", action="store_true", help="draw a phantom anew and record its checksums")
+    what.add_argument(
+        "--freeze", action="store_true", help="accept the files (a phantom is drawn anew): record checksums"
+    )
 
     tiles = verb("tiles", STAGES["tiles"] + ": of a configuration's cohort, or of slides by path", _run_tiles)
     tiles.add_argument("source", nargs="+", type=Path, help="a configuration (.yaml), or slides")
@@ -86,8 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         ("record", "copy a run's results to results/reference", _run_record),
         ("plan", "list the runs that a configuration needs", _run_plan),
         ("check", "check a configuration and print it with all defaults", _run_check),
+        ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    fetch = verb("fetch", "say where a cohort comes from, and download it", _run_fetch)
+    fetch.add_argument("config", type=Path, help="configuration, such as config/flowers.yaml")
+    fetch.add_argument("--yes", action="store_true", help="consent to licence and size, and download")
     verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
     return parser
 
@@ -139,7 +145,7 @@ def _run_cohort(options: argparse.Namespace) -> None:
         make_cohort(plan, plan.cohort)
         return
     cohort, workers = load_cohort(config.cohort), config.execution.slide_workers
-    if not hasattr(cohort, "freeze"):
+    if not hasattr(cohort, "freeze" if options.freeze else "repair"):
         raise UserError(
             f"{options.config}: the cohort {config.cohort.name!r} is not drawn by code; its files "
             "are mended where they came from."
@@ -221,6 +227,28 @@ def _run_check(options: argparse.Namespace) -> None:
 
     plan = _plan(options.config)
     print(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _run_manifest(options: argparse.Namespace) -> None:
+    from stedm.cohort import load_cohort
+    from stedm.cohort.files import write_manifest
+    from stedm.config import load_config
+
+    config = load_config(options.config).cohort
+    cohort = load_cohort(config)
+    if not hasattr(cohort, "list_slides"):
+        raise UserError(
+            f"{options.config}: the cohort {config.name!r} has no table of slides; write its manifest by hand."
+        )
+    rows, comment = cohort.list_slides()
+    write_manifest(config.manifest, rows, comment)
+    log.info("wrote %s: %d slides; commit it", config.manifest, len(rows))
+
+
+def _run_fetch(options: argparse.Namespace) -> None:
+    from stedm.tools.fetch import fetch_cohort
+
+    fetch_cohort(options.config, consent=options.yes)
 
 
 def _run_docs(options: argparse.Namespace) -> None:

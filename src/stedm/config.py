@@ -52,7 +52,7 @@ class TilesConfig(Section):
     foreground: list[str] = ["tumour"]
     """The annotated classes that the layout and the segmenter call foreground."""
     min_tissue: Fraction = 0.1
-    """Tiles with less tissue than this are not stored."""
+    """Tiles with less tissue than this are not stored; with 0 no tissue is sought and all of a slide counts as such."""
 
     @model_validator(mode="after")
     def _one_resolution(self) -> TilesConfig:

@@ -14,7 +14,8 @@ import numpy as np
 from stedm.config import CohortConfig
 from stedm.errors import UserError
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "unlabelled", "validation", "test")
+"""`unlabelled` patients give styles and never labels; whether anyone annotated them does not matter."""
 COLUMNS = ("slide", "patient", "class", "split")
 
 
@@ -28,7 +29,7 @@ class Slide:
     """The unit of every split and every statistic."""
     group: str
     """Class or subtype of the patient (the column `class`): label budgets are stratified by it."""
-    split: Literal["train", "validation", "test"]
+    split: Literal["train", "unlabelled", "validation", "test"]
     md5: str | None = None
     """Checksum of the slide file, where known."""
     annotation_md5: str | None = None
@@ -47,6 +48,19 @@ class Polygon:
     """Inner rings, each as the outer one."""
 
 
+REGION = "Region*"
+"""Annotated class of what bounds the annotations (QuPath's own name for it): where a slide has such polygons,
+labels outside of them are unknown."""
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Annotations of one slide by several people: each pixel has the label on which most of them agree."""
+
+    annotators: tuple[tuple[Polygon, ...], ...]
+    """Polygons of each person; regions count for all, whoever drew them."""
+
+
 @dataclass(frozen=True)
 class MaskImage:
     """Annotations as an image of the slide's size: pixels above the threshold are of one class."""
@@ -56,10 +70,28 @@ class MaskImage:
     threshold: int = 127
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a cohort comes from, as `stedm fetch` says it."""
+
+    title: str
+    version: str
+    where: str
+    licence: str
+    size: str
+    ask: str
+    """Who answers questions."""
+    by_hand: str = ""
+    """How to get it where no command can; empty where the cohort has a method ``fetch``."""
+
+
 class Cohort(Protocol):
     """What a cohort module's ``open_cohort(config, root)`` returns.
 
     A module ``stedm.cohort.<name>`` is a cohort when it has that function; nothing else registers it.
+
+    A cohort may offer more: ``list_slides()``, the manifest's rows and what to say above them (`stedm manifest`);
+    ``source()`` and ``fetch()`` (`stedm fetch`); ``freeze()`` and ``repair()`` (`stedm cohort`).
     """
 
     data: Path
@@ -83,7 +115,7 @@ class Cohort(Protocol):
     def mpp(self, slide: Slide) -> float | None:
         """Resolution of level 0 in µm per pixel where the file does not state it, else None."""
 
-    def annotation(self, slide: Slide) -> list[Polygon] | MaskImage | None:
+    def annotation(self, slide: Slide) -> list[Polygon] | Consensus | MaskImage | None:
         """Annotations of a slide; None where it has none.
 
         Raises
@@ -103,7 +135,7 @@ def cohort_names() -> list[str]:
     """Names of the cohorts that this installation knows."""
     import stedm.cohort
 
-    private = {"base", "budget", "annotations", "files", "dvc"}
+    private = {"annotations", "archives", "base", "budget", "dvc", "exact", "files", "local", "web"}
     return sorted(m.name for m in pkgutil.iter_modules(stedm.cohort.__path__) if m.name not in private)
 
 
@@ -122,7 +154,22 @@ def load_cohort(config: CohortConfig, root: Path = Path()) -> Cohort:
 
 
 def read_manifest(path: Path) -> list[Slide]:
-    """Read a cohort's manifest.
+    """Read a cohort's manifest; see :func:`parse_manifest`.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or faulty.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides.") from None
+    return parse_manifest(text, path)
+
+
+def parse_manifest(text: str, path: Path) -> list[Slide]:
+    """Read the text of a manifest; `path` names it in errors.
 
     Columns ``slide, patient, class, split`` and optionally ``md5, annotation_md5``; lines that start
     with ``#`` are comments.
@@ -130,13 +177,9 @@ def read_manifest(path: Path) -> list[Slide]:
     Raises
     ------
     UserError
-        If the file is missing, lacks a column, has an unknown split, a slide twice, or a patient in two
+        If there are no rows, a column is missing, a split is unknown, a slide stands twice, or a patient is in two
         splits or two classes.
     """
-    try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides.") from None
     rows = list(csv.DictReader(line for line in text.splitlines() if line and not line.startswith("#")))
     if not rows:
         raise UserError(f"{path}: the manifest has no slides; add rows of {', '.join(COLUMNS)}.")

@@ -10,8 +10,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from stedm.cohort import dvc, files
-from stedm.cohort.base import MaskImage, Slide
+from stedm.cohort.base import MaskImage, Slide, Source
+from stedm.cohort.files import check_options
+from stedm.cohort.local import LocalCohort
 from stedm.config import CohortConfig, Section
 from stedm.errors import UserError
 
@@ -33,45 +34,21 @@ def open_cohort(config: CohortConfig, root: Path) -> MoNuSAC:
     UserError
         If the options do not fit.
     """
-    return MoNuSAC(files.check_options(Options, config), Path(root))
+    return MoNuSAC(config, Path(root))
 
 
-class MoNuSAC:
+class MoNuSAC(LocalCohort):
     """Images `images/<slide>.jpg` with masks `masks/<slide>.jpg`."""
 
-    def __init__(self, options: Options, root: Path) -> None:
-        self.options = options
-        self.data = root / options.path
-        self._state = root / ".stedm" / "monusac.json"
+    holds = "MoNuSAC's images/ and masks/"
+    inside = "images"
 
-    def acquire(self, slides: list[Slide], *, workers: int = 0) -> dict[str, object]:
-        """Check that every image and mask is there and has the manifest's checksum.
+    def __init__(self, config: CohortConfig, root: Path) -> None:
+        self.options = check_options(Options, config)
+        super().__init__(config, root, self.options.path)
 
-        Raises
-        ------
-        UserError
-            If the folder, an image or a mask is missing, or one differs.
-        """
-        if not self.data.is_dir():
-            raise UserError(
-                f"{self.data}: no such folder; set cohort.options.path to the folder that holds MoNuSAC's "
-                "images/ and masks/ (docs/data.md says where to get them)."
-            )
-        state, wanted = files.State.load(self._state), _files(slides)
-        remedy = "copy MoNuSAC's files anew or correct cohort.options.path"
-        found = files.verify(self.data, wanted, state, remedy=remedy)
-        state.save()
-        return {
-            "data": "verified" if all(wanted.values()) else "unverified",
-            "origin": "found",
-            "comparable": True,
-            "directory": dvc.directory_hash(found),
-            "md5": {slide.slide: found[f"images/{slide.slide}.jpg"] for slide in slides},
-        }
-
-    def slide_path(self, slide: Slide) -> Path:
-        """Path of the slide's image."""
-        return self.data / "images" / f"{slide.slide}.jpg"
+    def annotation_file(self, slide: Slide) -> str:  # noqa: D102
+        return f"masks/{slide.slide}.jpg"
 
     def mpp(self, slide: Slide) -> float | None:
         """Resolution in µm per pixel, from the options."""
@@ -85,15 +62,19 @@ class MoNuSAC:
         UserError
             If the mask is missing.
         """
-        path = self.data / "masks" / f"{slide.slide}.jpg"
+        path = self.data / self.annotation_file(slide)
         if not path.is_file():
             raise UserError(f"{path}: missing; correct cohort.options.path or copy MoNuSAC's masks there.")
         return MaskImage(path, "nucleus", threshold=127)
 
-    def state(self, slides: list[Slide]) -> str:
-        """Say whether the files are what was checked: ``whole``, or ``damaged:`` with names."""
-        return files.condition(self.data, _files(slides), files.State.load(self._state))
-
-
-def _files(slides: list[Slide]) -> dict[str, str | None]:
-    return files.expected(slides, "images/{}.jpg", "masks/{}.jpg")
+    def source(self) -> Source:
+        """Say where the data come from."""
+        return Source(
+            title="MoNuSAC, nuclei in H&E of four organs",
+            version="2020",
+            where="https://monusac-2020.grand-challenge.org",
+            licence="CC BY-NC-SA 4.0: not for commercial use",
+            size="45 of its images with masks, 15 MB",
+            ask="the organisers of the challenge",
+            by_hand=f"download the data from that page and lay images/ and masks/ into {self.data}",
+        )

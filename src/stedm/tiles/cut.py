@@ -19,7 +19,7 @@ from stedm.tiles.backends import open_slide
 from stedm.tiles.preview import overview
 from stedm.tiles.reader import SlideReader, working_downsample
 from stedm.tiles.slide import Annotation, Cut, Plan, cut_slide, open_layout, plan_slide
-from stedm.tiles.store import StoreWriter, TileStore
+from stedm.tiles.store import UNKNOWN, StoreWriter, TileStore
 from stedm.workers import ordered
 
 log = logging.getLogger("stedm")
@@ -64,6 +64,7 @@ def _write_preview(path: Path, reader: SlideReader, annotation: Annotation, task
     image, factor = (plan.thumbnail, plan.factor) if plan.pixels is None else (plan.pixels, 1)
     with open_layout(annotation, reader, task.config) as layout:
         label = layout.draw(0, 0, image.shape[1], image.shape[0], plan.downsample * factor)
+    label[label == UNKNOWN] = 0
     picture = overview(
         image,
         label,

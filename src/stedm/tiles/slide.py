@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 
 from stedm.cohort.annotations import check_polygons
-from stedm.cohort.base import MaskImage, Polygon, Slide
+from stedm.cohort.base import REGION, Consensus, MaskImage, Polygon, Slide
 from stedm.config import TilesConfig
+from stedm.tiles.agreement import ConsensusLayout, RegionLayout
 from stedm.tiles.layout import MaskLayout, PolygonLayout
 from stedm.tiles.reader import SlideReader, reduce_integer, working_downsample
-from stedm.tiles.store import OUTSIDE, StoredSlide
+from stedm.tiles.store import OUTSIDE, UNKNOWN, StoredSlide
 from stedm.tiles.tissue import tissue_fractions, tissue_mask
 
 THUMBNAIL_SIDE = 2048
@@ -23,8 +24,8 @@ THUMBNAIL_SIDE = 2048
 WHOLE_PIXELS = 32 * 2**20
 """Slides of at most so many working pixels are decoded once, for thumbnail and tiles."""
 
-Annotation = Sequence[Polygon] | MaskImage | None
-Layout = PolygonLayout | MaskLayout
+Annotation = Sequence[Polygon] | Consensus | MaskImage | None
+Layout = PolygonLayout | ConsensusLayout | RegionLayout | MaskLayout
 Cut = tuple[StoredSlide, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 
@@ -67,7 +68,7 @@ def plan_slide(reader: SlideReader, config: TilesConfig) -> Plan:
     else:
         pixels = None
         thumbnail = reader.read(0, 0, *reader.working_size(downsample * factor), downsample * factor)
-    tissue = tissue_mask(thumbnail)
+    tissue = tissue_mask(thumbnail) if config.min_tissue else np.ones(thumbnail.shape[:2], bool)
     fractions = tissue_fractions(tissue, config.tile, width, height)
     return Plan(downsample, width, height, factor, thumbnail, tissue, fractions, pixels)
 
@@ -84,8 +85,14 @@ def open_layout(annotation: Annotation, reader: SlideReader, config: TilesConfig
         return MaskLayout(annotation, config.classes, reader.size)
     width, height = reader.size
     source = f"annotations of {reader.path}"
-    polygons = check_polygons(annotation or (), width=width, height=height, classes=config.classes, source=source)
-    return nullcontext(PolygonLayout(polygons, config.classes))
+    drawn = annotation.annotators if isinstance(annotation, Consensus) else [annotation or ()]
+    known = [*config.classes, REGION]
+    checked = [check_polygons(own, width=width, height=height, classes=known, source=source) for own in drawn]
+    regions = [polygon for own in checked for polygon in own if polygon.annotated == REGION]
+    layouts = [PolygonLayout([p for p in own if p.annotated != REGION], config.classes) for own in checked]
+    foreground = [1 + config.classes.index(name) for name in config.foreground]
+    layout = layouts[0] if len(layouts) == 1 else ConsensusLayout(layouts, foreground)
+    return nullcontext(RegionLayout(layout, regions) if regions else layout)
 
 
 def cut_slide(
@@ -107,8 +114,8 @@ def cut_slide(
     slide
         Its row in the manifest.
     annotation
-        Polygons in pixels of level 0, a mask image, or None for a slide that nobody annotated: its labels
-        are 0 and its `foreground` is null.
+        Polygons in pixels of level 0, those of several people, a mask image, or None for a slide that nobody
+        annotated: its labels are 0 and its `foreground` is null.
     config
         Resolution, tile side, classes, least tissue.
     plan
@@ -123,7 +130,8 @@ def cut_slide(
     labels
         uint8 (n, tile, tile).
     rows
-        For each tile ``x``, ``y``, ``tissue`` and ``foreground``, fractions of what lies inside the slide.
+        For each tile ``x``, ``y``, ``tissue`` and ``foreground``, fractions of what lies inside the slide;
+        `foreground` is of what lies in annotated regions, and null where that is less than half of the tile.
 
     Raises
     ------
@@ -155,7 +163,8 @@ def cut_slide(
                 part = (slice(None), slice(left, left + across))
                 images[n] = cv2.copyMakeBorder(image[part], 0, side - height, 0, side - across, cv2.BORDER_REFLECT)
                 labels[n, :height, :across] = label[part]
-                share = None if annotation is None else float(np.isin(label[part], foreground).mean())
+                marked = None if annotation is None else np.isin(label[part], foreground)[label[part] != UNKNOWN]
+                share = None if marked is None or 2 * marked.size < label[part].size else float(marked.mean())
                 rows.append({"x": x + left, "y": y, **_rounded(plan.fractions[tuple(places[n])], share)})
     return stored, images, labels, rows
 

@@ -4,7 +4,7 @@ A store is a folder of
 
 - ``shard-000.bin``, …: records of one tile each, ``tile × tile × 3`` bytes of RGB followed by
   ``tile × tile`` bytes of label (0 is no annotated class, 1… the annotated classes in their order,
-  255 beyond the slide's edge);
+  254 beyond the regions that somebody annotated, 255 beyond the slide's edge);
 - ``index.parquet``: one row a tile (see :data:`COLUMNS`), sorted by slide, y, x;
 - ``slides.parquet``: one row a slide, with its size and resolution at working pixels;
 - ``store.json``: format version, tile side, classes.
@@ -30,6 +30,8 @@ from stedm.provenance import write_text
 VERSION = 1
 OUTSIDE = 255
 """Label of pixels beyond the slide's edge."""
+UNKNOWN = 254
+"""Label of pixels beyond the regions that somebody annotated; neither counts in losses and scores."""
 EMPTY = 255
 """Grey level shown where a window touches a tile that holds no tissue and was not stored."""
 SHARD_BYTES = 256 * 2**20
@@ -44,7 +46,7 @@ COLUMNS = pa.schema(
         ("y", pa.int32()),  # upper edge in working pixels
         ("mpp", pa.float64()),  # µm per working pixel, null where unknown
         ("tissue", pa.float32()),  # fraction of the tile that is tissue
-        ("foreground", pa.float32()),  # fraction of the tile that is foreground
+        ("foreground", pa.float32()),  # fraction of its known labels; null where less than half are known
         ("shard", pa.int32()),
         ("record", pa.int64()),  # position in the shard, in records
         ("origin", pa.string()),  # real | synthetic
