@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import shared
 
 from stedm.cohort import Slide, dvc, files, labelled_patients, load_cohort, read_manifest
 from stedm.cohort.base import cohort_names
@@ -20,7 +21,6 @@ from stedm.config import CohortConfig
 from stedm.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("STEDM_SHARED", Path(__file__).parents[2] / "shared"))
 TINY = {"seed": 3, "size": 512, "classes": ["0", "3+"], "train": 1, "validation": 1, "test": 1}
 
 
@@ -482,11 +482,10 @@ def test_monusac_split_is_the_documented_one():
     assert len(train) - len(labelled_patients(slides, 2, 0)) >= 5
 
 
-@pytest.mark.skipif(not (SHARED / "data/monusac").is_dir(), reason="needs ../shared/data/monusac")
 def test_real_monusac(tmp_path):
     import cv2
 
-    cohort = load_cohort(monusac(path=SHARED / "data/monusac"), tmp_path)
+    cohort = load_cohort(monusac(path=shared("monusac")), tmp_path)
     slides = read_manifest(PROJECT / "config/cohorts/monusac.csv")
     assert cohort.acquire(slides)["data"] == "verified"
     assert cohort.state(slides) == "whole"

@@ -52,7 +52,7 @@ class LocalCohort:
     Parameters
     ----------
     config
-        Of the cohort; the manifest's name is that of the state file.
+        Of the cohort.
     root
         The project's root.
     path
@@ -61,12 +61,18 @@ class LocalCohort:
 
     holds = "the slides"
     """What the folder is to hold, for error messages."""
+    remedy = "bring the file back, or accept what is there with `stedm cohort CONFIG --freeze`"
+    """How a missing or changed file is mended, for error messages."""
     inside = ""
     """Subfolder in which slides are sought."""
+    original = True
+    """Whether the files are what others published: then their checksums are facts for the manifest."""
 
     def __init__(self, config: CohortConfig, root: Path, path: Path) -> None:
         self.root, self.manifest, self.data = root, root / config.manifest, root / path
-        self._state = root / ".stedm" / f"{config.manifest.stem}.json"
+        inside = self.data.is_relative_to(root / "data")
+        name = self.data.relative_to(root / "data").as_posix() if inside else config.manifest.stem
+        self._state = root / ".stedm" / f"{name.replace('/', '--')}.json"
 
     @staticmethod
     def key(path: Path) -> str:
@@ -122,8 +128,7 @@ class LocalCohort:
                 "(docs/data.md says where to get them)."
             )
         state, wanted = files.State.load(self._state), self._wanted(slides)
-        remedy = "bring the file back, or accept what is there with `stedm cohort CONFIG --freeze`"
-        found = files.verify(self.data, wanted, state, remedy=remedy)
+        found = files.verify(self.data, wanted, state, remedy=self.remedy)
         state.files = {path: state.files[path] for path in wanted}
         state.save()
         return {
@@ -140,7 +145,7 @@ class LocalCohort:
         return files.condition(self.data, state.files, state)
 
     def freeze(self, *, workers: int = 0) -> Path:
-        """Accept the files as they are: record checksums in the manifest and, below `data/`, in ``data.dvc``.
+        """Accept the files as they are: record checksums in the manifest (of originals) and in ``data.dvc``.
 
         Returns
         -------
@@ -155,11 +160,10 @@ class LocalCohort:
         slides, state = read_manifest(self.manifest), files.State(self._state)
         wanted = dict.fromkeys(self._wanted(slides))
         found = files.verify(self.data, wanted, state, remedy="add it or take its slide out of the manifest")
-        notes = {slide.slide: self.annotation_file(slide) for slide in slides}
-        files.add_checksums(
-            self.manifest,
-            {slide.slide: (found[self.image(slide)], found.get(notes[slide.slide] or "", "")) for slide in slides},
-        )
+        if self.original:
+            pairs = {slide.slide: (self.image(slide), self.annotation_file(slide) or "") for slide in slides}
+            md5 = {slide: (found[image], found.get(note, "")) for slide, (image, note) in pairs.items()}
+            files.add_checksums(self.manifest, md5)
         state.save()
         if (folder := self._tracked_as()) is not None:
             others = files.checksums(self.data, files.strangers(self.data, wanted), {})

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 ATTEMPTS = 5
 TIMEOUT = (10, 60)
 """Seconds to connect, and between two pieces of an answer."""
-CHUNK = 2**20
+CHUNK = 2**16
 
 
 class _Again(Exception):
