@@ -14,7 +14,7 @@ from stedm.cohort.exact import Exact, ExactOptions, export
 from stedm.cohort.web import Web
 from stedm.errors import UserError
 
-SLIDE = bytes(range(256)) * 9000
+SLIDE = bytes(range(256)) * 900
 
 
 def annotation(number, kind, xs, ys, *, image=1, user=1, deleted=False):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -127,9 +128,12 @@ class Flowers(LocalCohort):
         missing = [path for path in self._wanted(slides) if not (self.data / path).is_file()]
         if not missing:
             return 0
+        jobs = self._jobs(set(missing))
+        first = list(islice(jobs, 1))
+        # Only once there is something to prepare, so that a mistyped path leaves no trace.
         write_text(note, text)
         with progress(f"preparing {self.data.name}", len(missing), "files") as counter:
-            for written in ordered(_write_prepared, self._jobs(set(missing)), workers):
+            for written in ordered(_write_prepared, chain(first, jobs), workers):
                 missing = [path for path in missing if path not in written]
                 counter.advance(len(written))
         if missing:
