@@ -56,5 +56,5 @@ docs: setup  ## docs/configuration.md and config/schema.json, from the schema
 lock: setup  ## requirements.lock, from pyproject.toml
 	@UV_FIND_LINKS= uv pip compile --universal --quiet --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
 
-clean:  ## results and data that can be made again (not the environment)
-	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac data .stedm .snakemake
+clean:  ## results, and the drawn phantom, that can be made again (not the environment, not fetched data)
+	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac data/phantom .stedm/phantom.* .snakemake

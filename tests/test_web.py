@@ -68,7 +68,7 @@ def test_a_server_without_ranges_and_one_with_a_newer_version_start_anew(tmp_pat
     with serve(Flaky(whole(ranges=False))) as address:
         fetch(address, tmp_path / "a")
     (tmp_path / "b.part").write_bytes(b"x" * 1000)
-    (tmp_path / "b.part.etag").write_text("an older version")
+    (tmp_path / "b.etag.part").write_text("an older version")
     with serve(Flaky(whole(etag="2"))) as address:
         fetch(address, tmp_path / "b")
     (tmp_path / "c.part").write_bytes(DATA + b"too much")

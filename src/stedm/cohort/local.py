@@ -166,7 +166,10 @@ class LocalCohort:
             files.add_checksums(self.manifest, md5)
         state.save()
         if (folder := self._tracked_as()) is not None:
-            others = files.checksums(self.data, files.strangers(self.data, wanted), {})
+            strangers = [
+                path for path in files.strangers(self.data, wanted) if not path.endswith((".part", ".partial"))
+            ]
+            others = files.checksums(self.data, strangers, {})
             dvc.write_out(self.root, folder, found | {path: str(md5) for path, md5 in others.items()})
         return self.manifest
 

@@ -134,7 +134,7 @@ class Web:
 
     def _resume(self, url: str, part: Path, size: int | None, params: dict[str, Any]) -> None:
         # The version of which there is a part; a newer one must not be appended to it.
-        tag = part.with_name(part.name + ".etag")
+        tag = part.with_suffix(".etag.part")
         have = part.stat().st_size if part.is_file() else 0
         headers = {"Accept-Encoding": "identity"}
         if have:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from stedm import seeds
 from stedm.augment import draw_colour, flip, jitter_colour, to_tensor
 from stedm.config import SegmenterConfig
+from stedm.errors import UserError
 from stedm.segmenter.loss import targets_of
 from stedm.tiles.store import UNKNOWN, TileStore
 from stedm.tiles.windows import WindowPool
@@ -81,12 +82,22 @@ def _targets(store: TileStore, labels: np.ndarray) -> Tensor:
 
 
 def validation_batches(store: TileStore, patients: Collection[str]) -> list[tuple[str, np.ndarray]]:
-    """Return index rows of the validation patients' tiles with known labels, by slide."""
+    """Return index rows of the validation patients' tiles with known labels, by slide.
+
+    Raises
+    ------
+    UserError
+        If there are such patients and none of their tiles has labels.
+    """
     chosen, slide, unknown = set(patients), store.column("slide"), np.isnan(store.column("foreground"))
     rows: dict[str, list[int]] = {}
     for row, patient in enumerate(store.column("patient")):
         if patient in chosen and not unknown[row]:
             rows.setdefault(slide[row], []).append(row)
+    if chosen and not rows:
+        raise UserError(
+            f"validation: no tile of {sorted(chosen)[0]} or another validation patient has labels; annotate some."
+        )
     return [(name, np.array(rows[name])) for name in sorted(rows)]
 
 
