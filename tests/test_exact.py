@@ -118,6 +118,12 @@ def test_an_image_set_becomes_a_folder_that_is_read_back(tmp_path):
     assert area(tumour) == pytest.approx(3 * 100**2, rel=0.02)
     assert list(read_exact(path, users=[2], product="Tissue")) == [2]
     assert {p.annotated for own in read_exact(path).values() for p in own} == {"Set 1", "Tumour", "Vessel"}
+    # An export that somebody else made may hold what was deleted.
+    content = json.loads(path.read_text())
+    for entry in content["annotations"][1:]:
+        entry["deleted"] = True
+    path.write_text(json.dumps(content))
+    assert [p.annotated for own in read_exact(path).values() for p in own] == ["Set 1"]
     only = ExactOptions(image_sets=("Test",), users=(2,))
     with serve(server) as address:
         export(client(address), only, tmp_path)

@@ -1,12 +1,16 @@
 """Labels that are known in regions alone, and labels on which several people voted."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
 
 from stedm.cohort.base import REGION, Consensus, Polygon, Slide
-from stedm.config import SegmenterConfig, TilesConfig
+from stedm.config import GeneratorConfig, SegmenterConfig, TilesConfig
+from stedm.generator.data import TrainingBatches as TrainingPairs
+from stedm.scores.count import count_predictions
 from stedm.segmenter.data import TrainingBatches, validation_batches
 from stedm.segmenter.loss import IGNORE
 from stedm.tiles.backends import open_slide
@@ -63,6 +67,9 @@ def cohort(tmp_path_factory):
     random = np.random.default_rng(0)
     for slide in SLIDES:
         pixels = random.normal((190, 120, 170), 20, (SIZE[1], SIZE[0], 3)).clip(0, 255).astype(np.uint8)
+        x, y = np.meshgrid(np.arange(SIZE[0]), np.arange(SIZE[1]))
+        # Green where nobody looked, so that a picture tells where it was cut.
+        pixels[~within(x, y)] = (60, 200, 60)
         tifffile.imwrite(folder / f"{slide.slide}.tiff", pixels, tile=(128, 128), photometric="rgb")
     return Two(folder)
 
@@ -79,9 +86,12 @@ def centres():
     return 2 * x + 1, 2 * y + 1
 
 
-def inside_regions():
-    x, y = centres()
+def within(x, y):
     return np.any([(x >= x0) & (x < x1) & (y >= y0) & (y < y1) for (x0, y0), (x1, y1) in REGIONS], axis=0)
+
+
+def inside_regions():
+    return within(*centres())
 
 
 def test_labels_are_known_inside_regions_alone(store):
@@ -123,6 +133,29 @@ def test_unknown_labels_count_in_no_loss_and_no_validation(store):
     assert (targets == IGNORE).any() and (targets == 1).any() and (targets == 0).any()
     [(name, rows)] = validation_batches(store, ["pc"])
     assert name == "c" and not np.isnan(store.column("foreground")[rows]).any()
+
+
+def test_a_layout_is_shown_to_the_generator_where_all_of_it_is_known(store):
+    style = {"sampling": "none", "size": 16}
+    config = GeneratorConfig(steps=6, batch=8, drop_layout=0, unlabelled=False, colour_jitter=0, style=style)
+    batches = TrainingPairs(store, ["pa"], [], config, 0)
+    shown = torch.cat([batches[step]["has_layout"] for step in range(6)])
+    images = torch.cat([batches[step]["images"] for step in range(6)])
+    unknown = (images[:, 0] < -0.4).flatten(1).any(1)
+    assert (shown == ~unknown).all() and shown.any() and unknown.any()
+
+
+def test_unknown_pixels_are_not_scored(store, tmp_path):
+    rows = [row for row in range(len(store)) if store.column("slide")[row] == "a"]
+    bits = np.packbits(np.ones(32 * 32, bool)).tobytes()
+    columns = {name: [store.column(name)[row] for row in rows] for name in ("slide", "x", "y")}
+    pq.write_table(pa.table({**columns, "last": [bits] * len(rows)}), tmp_path / "p.parquet")
+    facts = {"cohort": "c", "arm": "real", "budget": 1, "seed": 0, "segmenter": "s"}
+    count_predictions(tmp_path / "p.parquet", store, facts, tmp_path / "scores.parquet")
+    table = pq.read_table(tmp_path / "scores.parquet").to_pydict()
+    counted = dict(zip(table["annotated"], table["predicted_foreground"], strict=True))
+    _, label = store.window("a", 0, 0, SIZE[0] // 2, SIZE[1] // 2)
+    assert counted["low"] == (label == 1).sum() and sum(counted.values()) == inside_regions().sum()
 
 
 def vote(labels, foreground=(1, 2)):

@@ -51,6 +51,18 @@ def test_half_a_body_is_gone_on_from(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["slide.svs"]
 
 
+def test_a_body_of_unstated_length_is_compared_with_the_size_that_is_known(tmp_path):
+    def unstated(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(DATA[:1000])
+        handler.close_connection = True
+
+    with serve(Flaky(unstated, whole())) as address:
+        fetch(address, tmp_path / "slide.svs", size=len(DATA))
+    assert (tmp_path / "slide.svs").read_bytes() == DATA
+
+
 def test_what_came_before_a_failure_is_kept_for_the_next_run(tmp_path):
     words = r"slide\.svs: failed 5 times \(the server answered 500\)"
     with serve(Flaky(whole(cut=2_000_000), status(500))) as address, pytest.raises(UserError, match=words):
@@ -146,6 +158,8 @@ def certificate(tmp_path_factory):
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(certificate, tmp_path, monkeypatch):
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
     server = Flaky(whole())
     with serve(server, certificate) as address:
         with pytest.raises(UserError, match="certificate cannot be verified") as error:
