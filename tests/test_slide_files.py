@@ -119,6 +119,18 @@ def test_one_corrupt_tile_is_named_and_the_rest_is_read(tmp_path, change):
     assert not (tmp_path / "store").exists()
 
 
+def test_a_damaged_tile_stays_damaged(tmp_path):
+    """libvips shows a tile as blank when it is read again."""
+    path = tmp_path / "a.tif"
+    picture = pyvips.Image.new_from_array(tissue(128, 96), interpretation="srgb")
+    picture.tiffsave(str(path), compression="deflate", tile=True, tile_width=64, tile_height=48)
+    alter(path, zeroed, tile=0)
+    with open_slide(path) as reader:
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"a\.tif: unreadable in the region from x 0, y 0"):
+                reader.read(0, 0, 64, 48)
+
+
 def test_a_tile_of_another_size_is_refused(tmp_path):
     path = jpeg_tiff(tmp_path / "broken.tif", tissue(128, 96))
     small = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))

@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         ("check", "check a configuration and print it with all defaults", _run_check),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
+    doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
+    doctor.add_argument("--slides", nargs="+", type=Path, default=[], metavar="PATH", help="slides of no cohort")
+    doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
+
     verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
     return parser
 
@@ -221,6 +226,18 @@ def _run_check(options: argparse.Namespace) -> None:
 
     plan = _plan(options.config)
     print(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _run_doctor(options: argparse.Namespace) -> None:
+    from stedm.tools.doctor import examine
+    from stedm.tools.findings import report, sound, write_json
+
+    rows = examine(options.config, options.slides)
+    print(report(rows))
+    if options.json:
+        write_json(options.json, rows)
+    if not sound(rows):
+        sys.exit(1)
 
 
 def _run_docs(options: argparse.Namespace) -> None:

@@ -87,6 +87,8 @@ class VipsReader(SlideReader):
         self._regions = [
             None if jpeg else pyvips.Region.new(_rgb(image)) for (_, image), jpeg in zip(levels, direct, strict=True)
         ]
+        # libvips complains of a damaged tile once, and shows it blank from then on.
+        self._broken: dict[int, Exception] = {}
         super().__init__(path, [(image.width, image.height) for _, image in levels], mpp or _vips_mpp(first))
 
     def close(self) -> None:  # noqa: D102
@@ -101,9 +103,12 @@ class VipsReader(SlideReader):
                 return self._jpeg.levels[level].fetch(x, y, width, height)
             except DamagedTile as tile:
                 raise self._damaged(level, tile.x, tile.y, tile) from None
+        if level in self._broken:
+            raise self._damaged(level, x, y, self._broken[level])
         try:
             data = _checked(lambda: region.fetch(x, y, width, height))
         except self._error as error:
+            self._broken[level] = error
             raise self._damaged(level, x, y, error) from None
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
