@@ -88,6 +88,19 @@ def _parser() -> argparse.ArgumentParser:
         ("check", "check a configuration and print it with all defaults", _run_check),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    export = verb("export", "write layouts, tile grids and predictions as GeoJSON for QuPath", _run_export)
+    export.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the files")
+    export.add_argument("--segmenter", nargs="+", default=[], metavar="ID", help="runs whose predictions are exported")
+    export.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of the runs (default last)")
+    export.add_argument("--slides", nargs="+", default=[], metavar="NAME", help="slides (default all)")
+    export.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.35,
+        help="move outlines by at most so many working pixels to simplify them (default 0.35: no pixel changes sides)",
+    )
+
     doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
     doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
     doctor.add_argument("--slides", nargs="+", type=Path, default=[], metavar="PATH", help="slides of no cohort")
@@ -226,6 +239,20 @@ def _run_check(options: argparse.Namespace) -> None:
 
     plan = _plan(options.config)
     print(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from stedm.tools.export import export
+
+    summary = export(
+        _plan(options.config),
+        options.out,
+        segmenters=options.segmenter,
+        checkpoint=options.checkpoint,
+        slides=options.slides,
+        tolerance=options.tolerance,
+    )
+    log.info("wrote %s; %s states the error of each file", options.out, summary)
 
 
 def _run_doctor(options: argparse.Namespace) -> None:

@@ -121,23 +121,24 @@ class JpegLevel:
                 x0, x1 = max(x, left), min(x + width, left + self._width)
                 y0, y1 = max(y, top), min(y + height, top + self._height)
                 right, bottom = min(left + self._width, self._size[0]), min(top + self._height, self._size[1])
-                tile = self._tile(left, top, wholly=(x0, y0, x1, y1) == (left, top, right, bottom))
+                # Slides are read from the left to the right and downwards.
+                tile = self._tile(left, top, again=x1 < right or y1 < bottom)
                 region[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         return region
 
-    def _tile(self, left: int, top: int, *, wholly: bool) -> np.ndarray:
-        """Decode a tile; what is not used `wholly` now is kept for the reading of its rest."""
+    def _tile(self, left: int, top: int, *, again: bool) -> np.ndarray:
+        """Decode a tile; one that will be asked for `again`, for its rest, is kept."""
         number = top // self._height * self._columns + left // self._width
         tile = self._kept.pop(number, None)
         if tile is None:
-            tile = self._scratch if wholly else np.empty_like(self._scratch)
+            tile = np.empty_like(self._scratch) if again else self._scratch
             try:
                 decoded = simplejpeg.decode_jpeg(self._stream(number), "RGB", buffer=tile)
             except ValueError as error:
                 raise DamagedTile(left, top, str(error)) from None
             if decoded.shape != tile.shape:
                 raise DamagedTile(left, top, f"a tile of {decoded.shape[1]} × {decoded.shape[0]} pixels")
-        if not wholly:
+        if again:
             self._kept[number] = tile
             while len(self._kept) * tile.nbytes > KEPT_BYTES:
                 self._kept.popitem(last=False)

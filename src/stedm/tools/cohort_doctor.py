@@ -47,16 +47,15 @@ def examine_cohort(config: Config, root: Path) -> tuple[int, list[Row]]:
     except OSError as error:
         slides, faults = [], [f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides."]
     rows = [Row.of("splits", UserError(fault)) for fault in faults]
-    needed = 0
+    needed, cut = 0, False
     if not faults:
         rows.append(_splits(slides))
         try:
             plan = Plan(config, root)
-            rows.append(Row("PASS", "plan", f"{sum(map(len, plan.all.values()))} runs"))
             cut = (plan.tiles.folder / "store.json").is_file()
+            rows.append(Row("PASS", "plan", f"{sum(map(len, plan.all.values()))} runs"))
         except UserError as error:
             rows.append(Row.of("plan", error))
-            cut = False
     paths = _paths(cohort, slides, rows)
     if slides and not any(path.is_file() for path in paths.values()):
         remedy = "`stedm cohort CONFIG` draws or pulls them, or says where they belong"
@@ -74,7 +73,7 @@ def examine_cohort(config: Config, root: Path) -> tuple[int, list[Row]]:
                 counter.advance()
     rows += seen.rows()
     rows += _orphans(cohort, slides, paths.values())
-    return 0 if not faults and cut else needed, rows
+    return 0 if cut else needed, rows
 
 
 def examine_files(paths: Sequence[Path]) -> Iterator[Row]:
@@ -128,11 +127,10 @@ def _twins(slides: Sequence[Slide], paths: dict[str, Path]) -> Iterator[Row]:
             other = same.setdefault(checksum(paths[slide.slide], "md5"), slide)
             if other is slide:
                 continue
-            apart = other.patient != slide.patient
-            found = (
-                f"the same file as {other.slide} ({other.patient}, {other.split}; here {slide.patient}, {slide.split})"
-            )
-            yield Row("FAIL" if apart else "WARN", f"slide {slide.slide}", found, "take one out of the manifest")
+            status = "WARN" if other.patient == slide.patient else "FAIL"
+            whose = f"{other.patient}, {other.split}; here {slide.patient}, {slide.split}"
+            found = f"the same file as {other.slide} ({whose})"
+            yield Row(status, f"slide {slide.slide}", found, "take one of them out of the manifest")
 
 
 def _slide(cohort: Cohort, slide: Slide, path: Path, config: Config, seen: _Annotations) -> tuple[list[Row], int]:
