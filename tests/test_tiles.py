@@ -17,10 +17,11 @@ from stedm.errors import UserError
 from stedm.tiles import cut as cutting
 from stedm.tiles import slide as slide_module
 from stedm.tiles.backends import open_slide
-from stedm.tiles.cut import cut_cohort, cut_files, cut_slide
+from stedm.tiles.cut import cut_cohort, cut_files
 from stedm.tiles.layout import PolygonLayout, label_from_mask, rasterise
 from stedm.tiles.reader import working_downsample
-from stedm.tiles.store import EMPTY, OUTSIDE, TileStore
+from stedm.tiles.slide import cut_slide
+from stedm.tiles.store import EMPTY, OUTSIDE, TileStore, split_records
 from stedm.tiles.tissue import tissue_fractions, tissue_mask
 
 SHARED = Path(os.environ.get("STEDM_SHARED", Path(__file__).parents[2] / "shared" / "data"))
@@ -165,7 +166,7 @@ def test_working_resolution(tmp_path):
 
 def test_missing_mpp_asks_for_it(tmp_path):
     path = save(tmp_path / "a.tif", scene(), mpp=None)
-    with open_slide(path) as reader, pytest.raises(UserError, match=r"a\.tif.*--mpp"):
+    with open_slide(path) as reader, pytest.raises(UserError, match=r"a\.tif.*--slide-mpp"):
         working_downsample(reader, TilesConfig(mpp=1.0))
 
 
@@ -354,6 +355,13 @@ def cohort(tmp_path_factory):
     return FakeCohort(folder)
 
 
+def cut(reader, annotation, config, plan=None):
+    """Return images, labels and rows of a whole slide."""
+    pieces = list(cut_slide(reader, annotation, config, plan or slide_module.plan_slide(reader, config)))
+    images, labels = split_records(np.concatenate([records for records, _ in pieces]), config.tile)
+    return images, labels, [row for _, rows in pieces for row in rows]
+
+
 SLIDES = [Slide(f"s{n}", f"p{n}", "ab"[n % 2], "train") for n in range(5)]
 
 
@@ -414,15 +422,15 @@ def test_stored_tiles_are_those_with_tissue(cohort, reference):
         inside = label != OUTSIDE
         assert store.column("foreground")[row] == pytest.approx((label[inside] == 1).mean(), abs=1e-5)
     with open_slide(cohort.slide_path(SLIDES[0])) as reader:
-        everything = cut_slide(reader, SLIDES[0], None, CONFIG.model_copy(update={"min_tissue": 0.0}))
-    assert len(everything[3]) == 9 * 7
-    assert everything[3][0]["foreground"] is None
-    last = everything[2][-1]
+        images, labels, rows = cut(reader, None, CONFIG.model_copy(update={"min_tissue": 0.0}))
+    assert len(rows) == 9 * 7
+    assert rows[0]["foreground"] is None
+    last = labels[-1]
     assert (last[2:] == OUTSIDE).all()
     assert (last[:, 2:] == OUTSIDE).all()
     assert (last[:2, :2] == 0).all()
     # Beyond the edge the picture goes on mirrored.
-    picture = everything[1][-1]
+    picture = images[-1]
     np.testing.assert_array_equal(picture[2:4, :2], picture[1::-1, :2])
     np.testing.assert_array_equal(picture[:2, 2:4], picture[:2, 1::-1])
 
@@ -430,16 +438,16 @@ def test_stored_tiles_are_those_with_tissue(cohort, reference):
 def test_strips_equal_the_slide_read_whole(cohort, reference, monkeypatch):
     with open_slide(cohort.slide_path(SLIDES[0])) as reader:
         plan = slide_module.plan_slide(reader, CONFIG)
-        one = cut_slide(reader, SLIDES[0], cohort.annotation(None), CONFIG, plan)
+        one = cut(reader, cohort.annotation(None), CONFIG, plan)
         assert plan.pixels is not None
         monkeypatch.setattr(slide_module, "WHOLE_PIXELS", 0)
         strips = slide_module.plan_slide(reader, CONFIG)
         assert strips.pixels is None
         strips = slide_module.Plan(**{**vars(strips), "fractions": plan.fractions})
-        other = cut_slide(reader, SLIDES[0], cohort.annotation(None), CONFIG, strips)
+        other = cut(reader, cohort.annotation(None), CONFIG, strips)
+    np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
-    np.testing.assert_array_equal(one[2], other[2])
-    assert one[3] == other[3]
+    assert one[2] == other[2]
 
 
 def test_workers_make_the_same_store(cohort, reference, tmp_path):
@@ -509,7 +517,7 @@ def test_a_damaged_slide_stops_the_cut(cohort, tmp_path):
 )
 def test_annotations_that_do_not_fit_are_refused(cohort, shape, message):
     with open_slide(cohort.slide_path(SLIDES[0])) as reader, pytest.raises(UserError, match=message) as error:
-        cut_slide(reader, SLIDES[0], [shape], CONFIG)
+        cut(reader, [shape], CONFIG)
     assert "s0.tif" in str(error.value)
 
 
@@ -551,7 +559,7 @@ def test_small_images_alone(tmp_path):
     assert (label == 1).sum() == 25 * 45
     assert (tmp_path / "out" / "preview" / "small.png").stat().st_size < 150_000
     assert (tmp_path / "out" / "provenance.json").is_file()
-    with pytest.raises(UserError, match="--mpp"):
+    with pytest.raises(UserError, match="--slide-mpp"):
         cut_files([tmp_path / "small.jpg"], tmp_path / "other", config)
     assert not (tmp_path / "other").exists()
 

@@ -94,6 +94,25 @@ def _parser() -> argparse.ArgumentParser:
     fetch = verb("fetch", "say where a cohort comes from, and download it", _run_fetch)
     fetch.add_argument("config", type=Path, help="configuration, such as config/flowers.yaml")
     fetch.add_argument("--yes", action="store_true", help="consent to licence and size, and download")
+
+    export = verb("export", "write layouts, tile grids and predictions as GeoJSON for QuPath", _run_export)
+    export.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the files")
+    export.add_argument("--segmenter", nargs="+", default=[], metavar="ID", help="runs whose predictions are exported")
+    export.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of the runs (default last)")
+    export.add_argument("--slides", nargs="+", default=[], metavar="NAME", help="slides (default all)")
+    export.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.35,
+        help="move outlines by at most so many working pixels to simplify them (default 0.35: no pixel changes sides)",
+    )
+
+    doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
+    doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
+    doctor.add_argument("--slides", nargs="+", type=Path, default=[], metavar="PATH", help="slides of no cohort")
+    doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
+
     verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
     return parser
 
@@ -249,6 +268,32 @@ def _run_fetch(options: argparse.Namespace) -> None:
     from stedm.tools.fetch import fetch_cohort
 
     fetch_cohort(options.config, consent=options.yes)
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from stedm.tools.export import export
+
+    summary = export(
+        _plan(options.config),
+        options.out,
+        segmenters=options.segmenter,
+        checkpoint=options.checkpoint,
+        slides=options.slides,
+        tolerance=options.tolerance,
+    )
+    log.info("wrote %s; %s states the error of each file", options.out, summary)
+
+
+def _run_doctor(options: argparse.Namespace) -> None:
+    from stedm.tools.doctor import examine
+    from stedm.tools.findings import report, sound, write_json
+
+    rows = examine(options.config, options.slides)
+    print(report(rows))
+    if options.json:
+        write_json(options.json, rows)
+    if not sound(rows):
+        sys.exit(1)
 
 
 def _run_docs(options: argparse.Namespace) -> None:

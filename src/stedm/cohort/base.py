@@ -180,19 +180,33 @@ def parse_manifest(text: str, path: Path) -> list[Slide]:
         If there are no rows, a column is missing, a split is unknown, a slide stands twice, or a patient is in two
         splits or two classes.
     """
+    slides, faults = inspect_manifest(text, path)
+    if faults:
+        raise UserError(faults[0])
+    return slides
+
+
+def inspect_manifest(text: str, path: Path) -> tuple[list[Slide], list[str]]:
+    """Return the sound rows of a manifest's text and every fault of the others, one sentence each.
+
+    `path` names the manifest in the sentences.
+    """
     rows = list(csv.DictReader(line for line in text.splitlines() if line and not line.startswith("#")))
     if not rows:
-        raise UserError(f"{path}: the manifest has no slides; add rows of {', '.join(COLUMNS)}.")
+        return [], [f"{path}: the manifest has no slides; add rows of {', '.join(COLUMNS)}."]
     missing = [column for column in COLUMNS if column not in rows[0]]
     if missing:
-        raise UserError(f"{path}: the column {missing[0]!r} is missing; a manifest has {', '.join(COLUMNS)}.")
+        return [], [f"{path}: the column {missing[0]!r} is missing; a manifest has {', '.join(COLUMNS)}."]
     slides: dict[str, Slide] = {}
     patients: dict[str, Slide] = {}
+    faults: list[str] = []
     for number, row in enumerate(rows, start=1):
         if any(not row[column] for column in COLUMNS):
-            raise UserError(f"{path}: row {number} has an empty field; fill in {', '.join(COLUMNS)}.")
+            faults.append(f"{path}: row {number} has an empty field; fill in {', '.join(COLUMNS)}.")
+            continue
         if row["split"] not in SPLITS:
-            raise UserError(f"{path}: row {number} has the split {row['split']!r}; use {', '.join(SPLITS)}.")
+            faults.append(f"{path}: row {number} has the split {row['split']!r}; use {', '.join(SPLITS)}.")
+            continue
         slide = Slide(
             slide=row["slide"],
             patient=row["patient"],
@@ -202,14 +216,16 @@ def parse_manifest(text: str, path: Path) -> list[Slide]:
             annotation_md5=row.get("annotation_md5") or None,
         )
         if "/" in slide.slide or slide.slide.startswith("."):
-            raise UserError(f"{path}: the slide {slide.slide!r} is no safe file name; rename it.")
+            faults.append(f"{path}: the slide {slide.slide!r} is no safe file name; rename it.")
+            continue
         if slide.slide in slides:
-            raise UserError(f"{path}: the slide {slide.slide!r} stands in two rows; remove one.")
+            faults.append(f"{path}: the slide {slide.slide!r} stands in two rows; remove one.")
+            continue
         other = patients.setdefault(slide.patient, slide)
         if (other.split, other.group) != (slide.split, slide.group):
-            raise UserError(
+            faults.append(
                 f"{path}: patient {slide.patient!r} is in {other.split}/{other.group} and in "
                 f"{slide.split}/{slide.group}; a patient belongs to one split and one class."
             )
         slides[slide.slide] = slide
-    return list(slides.values())
+    return list(slides.values()), faults

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -88,37 +88,50 @@ def check_polygons(
         If a class is unknown, a polygon reaches over the slide's edge by more than :data:`EDGE` pixels, or
         encloses nothing.
     """
-    import shapely
-
     checked: list[Polygon] = []
     mended = 0
     for number, polygon in enumerate(polygons, start=1):
         where = f"{source}: polygon {number} ({polygon.annotated})"
-        if polygon.annotated not in classes:
-            known = ", ".join(classes)
-            raise UserError(f"{where} is of an unknown class; rename it, or add it to those known ({known}).")
-        for ring in (polygon.exterior, *polygon.holes):
-            if len(ring) < 3 or not np.isfinite(ring).all():
-                raise UserError(f"{where} has a ring that is no area; delete or redraw it.")
-        (x0, y0), (x1, y1) = polygon.exterior.min(axis=0), polygon.exterior.max(axis=0)
-        if x0 < -EDGE or y0 < -EDGE or x1 > width + EDGE or y1 > height + EDGE:
-            raise UserError(
-                f"{where} spans x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}, beyond the slide of "
-                f"{width} × {height} pixels; annotations count in pixels of level 0 of the same slide."
-            )
-        shape = shapely.Polygon(polygon.exterior, polygon.holes)
-        if shape.is_valid and shape.area > 0:
-            checked.append(polygon)
-            continue
-        mended += 1
-        whole = shapely.make_valid(shape, method="structure", keep_collapsed=False)
-        parts = [p for p in shapely.get_parts(whole) if p.geom_type == "Polygon" and p.area > 0]
+        if fault := polygon_fault(polygon, width=width, height=height, classes=classes):
+            raise UserError(f"{where} {fault[1]}.")
+        parts = mend_polygon(polygon)
         if not parts:
             raise UserError(f"{where} encloses no area; delete or redraw it.")
-        checked += [_from_shapely(part, polygon.annotated) for part in parts]
+        mended += parts[0] is not polygon
+        checked += parts
     if mended:
         log.info("%s: mended %d outlines that cross themselves", source, mended)
     return checked
+
+
+def polygon_fault(
+    polygon: Polygon, *, width: int, height: int, classes: Sequence[str]
+) -> tuple[Literal["unknown class", "no area", "beyond the slide"], str] | None:
+    """Return what kind of fault a polygon has and what to say of it, None where it has none."""
+    if polygon.annotated not in classes:
+        return "unknown class", f"is of an unknown class; rename it, or add it to those known ({', '.join(classes)})"
+    for ring in (polygon.exterior, *polygon.holes):
+        if len(ring) < 3 or not np.isfinite(ring).all():
+            return "no area", "has a ring that is no area; delete or redraw it"
+    (x0, y0), (x1, y1) = polygon.exterior.min(axis=0), polygon.exterior.max(axis=0)
+    if x0 < -EDGE or y0 < -EDGE or x1 > width + EDGE or y1 > height + EDGE:
+        return "beyond the slide", (
+            f"spans x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}, beyond the slide of "
+            f"{width} × {height} pixels; annotations count in pixels of level 0 of the same slide"
+        )
+    return None
+
+
+def mend_polygon(polygon: Polygon) -> list[Polygon]:
+    """Return the polygon itself where its outline is sound, else the areas that it encloses, which may be none."""
+    import shapely
+
+    shape = shapely.Polygon(polygon.exterior, polygon.holes)
+    if shape.is_valid and shape.area > 0:
+        return [polygon]
+    whole = shapely.make_valid(shape, method="structure", keep_collapsed=False)
+    parts = [p for p in shapely.get_parts(whole) if p.geom_type == "Polygon" and p.area > 0]
+    return [_from_shapely(part, polygon.annotated) for part in parts]
 
 
 def _from_shapely(shape: Any, annotated: str) -> Polygon:
