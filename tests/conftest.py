@@ -70,6 +70,13 @@ def copy_project(root: Path) -> Path:
     return root
 
 
+def one_sentence(error) -> str:
+    """Return the text of an error, which is one sentence."""
+    text = str(error.value)
+    assert text.endswith(".") and "\n" not in text and ". " not in text, text
+    return text
+
+
 def shared(name: str) -> Path:
     """Return a real file or folder, or skip the test that needs it."""
     if not (SHARED / name).exists():

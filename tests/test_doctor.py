@@ -7,12 +7,12 @@ import tomllib
 import numpy as np
 import pytest
 import tifffile
-from conftest import PROJECT, command
+from conftest import PROJECT, command, write_config
 
 from stedm.errors import UserError
 from stedm.tools import doctor
 from stedm.tools.doctor import PYTHON, examine
-from stedm.tools.findings import Row
+from stedm.tools.findings import SHOWN, Row, report
 
 
 def rows_of(rows, what):
@@ -120,6 +120,79 @@ def test_data_that_are_yet_to_be_drawn_are_no_failure(project):
     rows = examined(project)
     assert one(rows, "slides").status == "WARN"
     assert not rows_of(rows, "slide phantom-01")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "remedy"),
+    [
+        ("catch", "FAIL", "with IBM Aspera"),
+        ("flowers", "WARN", "stedm fetch CONFIG --yes"),
+        ("her2", "FAIL", "ask for an account"),
+        ("monusac", "FAIL", "unpack both into"),
+        ("own", "FAIL", "cohort.options.path"),
+    ],
+)
+def test_how_absent_slides_are_had_is_said_once(tmp_path, name, status, remedy):
+    shutil.copytree(PROJECT / "config", tmp_path / "config")
+    own = {"name": "own", "cohort": {"name": "folder", "manifest": "config/cohorts/catch.csv"}}
+    write_config(tmp_path, own | {"tiles": {"downsample": 8}}, "own")
+    rows = examine(tmp_path / "config" / f"{name}.yaml", root=tmp_path)
+    row = one(rows, "slides")
+    assert row.status == status and "none of the" in row.found and remedy in row.remedy
+    assert not [row for row in rows if row.what.startswith("slide ")]
+
+
+def test_votes_regions_and_slides_that_only_give_styles_are_understood(tmp_path):
+    """HER2: on the test slide two people vote, one of whom drew the region; both drew a class that nobody knows."""
+    types = [
+        {"id": n, "name": name, "vector_type": 5, "product_name": "HER2 Tissues"}
+        for n, name in ((1, "Set 1"), (2, "HER2 0"), (3, "Stroma"))
+    ]
+    boxes = [(1, 1, 10, 90), (1, 2, 20, 40), (2, 2, 22, 44), (1, 3, 50, 60), (2, 3, 52, 62)]
+    drawn = []
+    for number, (user, kind, low, high) in enumerate(boxes):
+        vector = {"x1": low, "y1": low, "x2": high, "y2": low, "x3": high, "y3": high, "x4": low, "y4": high}
+        drawn.append({"id": number, "user": user, "image": 1, "annotation_type": kind, "vector": vector})
+    content = {"image": {"id": 1}, "annotation_types": types, "annotations": drawn}
+    data = tmp_path / "data" / "her2"
+    for folder in (data / "slides", data / "annotations", tmp_path / "config" / "cohorts"):
+        folder.mkdir(parents=True)
+    for name in ("1", "2", "3"):
+        picture = np.random.default_rng(int(name)).integers(0, 255, (128, 128, 3), np.uint8)
+        tifffile.imwrite(data / "slides" / f"{name}.tif", picture, tile=(32, 32), photometric="rgb")
+        (data / "annotations" / f"{name}.json").write_text(json.dumps(content))
+    (data / "annotations" / "3.json").unlink()
+    (tmp_path / "config" / "cohorts" / "her2.csv").write_text(
+        "slide,patient,class,split\n1,1,0,train\n2,2,0,test\n3,3,0,unlabelled\n"
+    )
+    shutil.copy(PROJECT / "config" / "her2.yaml", tmp_path / "config" / "her2.yaml")
+    rows = examine(tmp_path / "config" / "her2.yaml", root=tmp_path)
+    for name in ("1", "2"):
+        row = one(rows, f"annotations {name}")
+        assert row.found.endswith("(Stroma) is of an unknown class (1 more of the kind: unknown class)")
+    assert one(rows, "annotations") == Row("PASS", "annotations", "4 HER2 0, 2 Region*, 4 Stroma")
+
+
+def test_a_lost_file_of_all_annotations_is_named_once(tmp_path):
+    data = tmp_path / "data" / "catch"
+    (tmp_path / "config" / "cohorts").mkdir(parents=True)
+    data.mkdir(parents=True)
+    lines = ["slide,patient,class,split"]
+    for number, split in enumerate(("train", "test"), start=1):
+        picture = np.random.default_rng(number).integers(0, 255, (128, 128, 3), np.uint8)
+        tifffile.imwrite(data / f"SCC_{number}_1.svs", picture, tile=(32, 32), photometric="rgb")
+        lines.append(f"SCC_{number}_1,SCC_{number},SCC,{split}")
+    (tmp_path / "config" / "cohorts" / "catch.csv").write_text("\n".join(lines))
+    shutil.copy(PROJECT / "config" / "catch.yaml", tmp_path / "config" / "catch.yaml")
+    rows = examine(tmp_path / "config" / "catch.yaml", root=tmp_path)
+    assert sum("CATCH.json: No such file" in row.found for row in rows) == 1
+
+
+def test_many_sound_slides_are_counted():
+    rows = [Row("PASS", f"slide {n}", "fine") for n in range(SHOWN + 7)] + [Row("FAIL", "slide x", "broken", "mend it")]
+    text = report(rows)
+    assert f"slide {SHOWN - 1}  " in text and f"slide {SHOWN} " not in text
+    assert "… and 7 more slides" in text and "broken" in text and f"{SHOWN + 7} PASS, 0 WARN, 1 FAIL" in text
 
 
 def test_slides_by_path(tmp_path):

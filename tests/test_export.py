@@ -18,7 +18,7 @@ from stedm.runs import Plan
 from stedm.segmenter.predict import write_predictions
 from stedm.stages import make_cohort, make_tiles
 from stedm.tiles.layout import rasterise
-from stedm.tiles.store import OUTSIDE, StoredSlide, StoreWriter, TileStore
+from stedm.tiles.store import OUTSIDE, UNKNOWN, StoredSlide, StoreWriter, TileStore
 from stedm.tools.export import Exporter, export
 from stedm.tools.outlines import LOSSLESS, outline
 
@@ -122,6 +122,18 @@ def test_an_exported_layout_comes_back(tmp_path, downsample, tolerance):
     np.testing.assert_array_equal(found, expected)
     assert {polygon.annotated for polygon in polygons} == set(store.classes)
     assert any(polygon.holes for polygon in polygons)
+
+
+def test_unknown_labels_are_no_class_and_do_not_count(tmp_path):
+    label = labels()
+    label[:, 40:] = UNKNOWN
+    label[:SIDE, :SIDE] = 0
+    store = store_of(tmp_path / "store", {"s": label}, 2.0, classes=[f"class {n}" for n in range(253)])
+    facts = Exporter(store, tmp_path / "out", 0).layout("s")
+    polygons = read_geojson(tmp_path / "out" / facts["file"])
+    found = rasterise(polygons, classes=store.classes, width=101, height=77, downsample=2)
+    np.testing.assert_array_equal(found, np.where(label == UNKNOWN, 0, label))
+    assert facts["mask_area"] == 4 * ((label > 0) & (label != UNKNOWN)).sum()
 
 
 def test_a_simplified_layout_is_off_by_what_is_stated(tmp_path):

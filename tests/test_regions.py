@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import torch
 
-from stedm.cohort.base import REGION, Consensus, Polygon, Slide
+from stedm.cohort.base import IGNORED, REGION, Consensus, Polygon, Slide
 from stedm.config import GeneratorConfig, SegmenterConfig, TilesConfig
 from stedm.generator.data import TrainingBatches as TrainingPairs
 from stedm.scores.count import count_predictions
@@ -102,6 +102,26 @@ def test_labels_are_known_inside_regions_alone(store):
     expected = (np.hypot(x - 200, y - 100) < 60) & inside_regions()
     np.testing.assert_array_equal((label == 1)[clear], expected[clear])
     assert not (label == 2).any()
+
+
+@pytest.mark.parametrize("regions", [REGIONS, []])
+def test_what_is_ignored_is_unknown_whoever_drew_it(cohort, regions):
+    drawn = (*(box(REGION, *r) for r in regions), disc("low", 200, 100, 60))
+    ignored = box(IGNORED, (180, 20), (260, 120))
+    expected = inside_regions() if regions else np.ones((SIZE[1] // 2, SIZE[0] // 2), bool)
+    x, y = centres()
+    expected &= ~((x >= 180) & (x < 260) & (y >= 20) & (y < 120))
+    with open_slide(cohort.slide_path(SLIDES[0])) as reader:
+        for annotation in ([*drawn, ignored], Consensus((drawn, (ignored,)))):
+            with open_layout(annotation, reader, CONFIG) as layout:
+                label = layout.draw(0, 0, SIZE[0] // 2, SIZE[1] // 2, 2)
+            np.testing.assert_array_equal(label != UNKNOWN, expected)
+            assert (label == 1).any()
+
+
+def test_a_vote_of_nobody_is_no_annotation(cohort):
+    with open_slide(cohort.slide_path(SLIDES[0])) as reader, open_layout(Consensus(()), reader, CONFIG) as layout:
+        assert not layout.draw(0, 0, 32, 32, 2).any()
 
 
 def test_a_share_is_of_what_is_known(store):

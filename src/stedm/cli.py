@@ -43,7 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="stedm", description="Style-Extracting Diffusion Models, from slides to tables and claims."
     )
     parser.add_argument("--version", action="version", version=f"stedm {__version__}")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(
+        title="verbs",
+        description="cohort to report are the stages of the workflow, in its order; the others help a user.",
+        required=True,
+        metavar="VERB",
+    )
 
     def verb(name: str, text: str, run) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")

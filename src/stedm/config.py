@@ -34,6 +34,8 @@ class CohortConfig(Section):
     """The cohort's module in `stedm.cohort`, its folder in `data/` and in `results/runs/`."""
     manifest: Path
     """CSV of facts (slide, patient, class, split, checksums), relative to the project's root."""
+    split: str = "split"
+    """Column of the manifest that is the split: one manifest can hold several, such as folds of patients."""
     options: dict[str, Any] = {}
     """Settings of this cohort's own; each cohort module documents and checks them."""
 

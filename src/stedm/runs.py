@@ -58,7 +58,7 @@ class Plan:
 
     def __init__(self, config: Config, root: Path = Path()) -> None:
         self.config, self.root = config, Path(root)
-        self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest)
+        self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest, config.cohort.split)
         self.data = load_cohort(config.cohort, self.root)
         for split in ("train", "test"):
             if not self.patients(split):

@@ -51,6 +51,10 @@ class Polygon:
 REGION = "Region*"
 """Annotated class of what bounds the annotations (QuPath's own name for it): where a slide has such polygons,
 labels outside of them are unknown."""
+IGNORED = "Ignore*"
+"""Annotated class of what nobody can tell (QuPath's own name for it): labels inside of such polygons are unknown."""
+BOUNDS = (REGION, IGNORED)
+"""Annotated classes that say where labels are known."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Consensus:
     """Annotations of one slide by several people: each pixel has the label on which most of them agree."""
 
     annotators: tuple[tuple[Polygon, ...], ...]
-    """Polygons of each person; regions count for all, whoever drew them."""
+    """Polygons of each person; those of :data:`BOUNDS` count for all, whoever drew them."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def load_cohort(config: CohortConfig, root: Path = Path()) -> Cohort:
     return importlib.import_module(module_name).open_cohort(config, Path(root))
 
 
-def read_manifest(path: Path) -> list[Slide]:
+def read_manifest(path: Path, split: str = "split") -> list[Slide]:
     """Read a cohort's manifest; see :func:`parse_manifest`.
 
     Raises
@@ -161,18 +165,40 @@ def read_manifest(path: Path) -> list[Slide]:
     UserError
         If the file is missing or faulty.
     """
+    return parse_manifest(manifest_text(path), path, split)
+
+
+def manifest_text(path: Path) -> str:
+    """Read a manifest's text.
+
+    Raises
+    ------
+    UserError
+        If the file is missing.
+    """
     try:
-        text = Path(path).read_text()
+        return Path(path).read_text()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides.") from None
-    return parse_manifest(text, path)
+        raise UserError(
+            f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides, which `stedm manifest` writes for "
+            "cohorts that have a table of them."
+        ) from None
 
 
-def parse_manifest(text: str, path: Path) -> list[Slide]:
-    """Read the text of a manifest; `path` names it in errors.
+def parse_manifest(text: str, path: Path, split: str = "split") -> list[Slide]:
+    """Read the text of a manifest.
 
     Columns ``slide, patient, class, split`` and optionally ``md5, annotation_md5``; lines that start
     with ``#`` are comments.
+
+    Parameters
+    ----------
+    text
+        The manifest.
+    path
+        Names it in errors.
+    split
+        Column that is taken for the split.
 
     Raises
     ------
@@ -180,38 +206,39 @@ def parse_manifest(text: str, path: Path) -> list[Slide]:
         If there are no rows, a column is missing, a split is unknown, a slide stands twice, or a patient is in two
         splits or two classes.
     """
-    slides, faults = inspect_manifest(text, path)
+    slides, faults = inspect_manifest(text, path, split)
     if faults:
         raise UserError(faults[0])
     return slides
 
 
-def inspect_manifest(text: str, path: Path) -> tuple[list[Slide], list[str]]:
-    """Return the sound rows of a manifest's text and every fault of the others, one sentence each.
+def inspect_manifest(text: str, path: Path, split: str = "split") -> tuple[list[Slide], list[str]]:
+    """Return the sound rows of a manifest and every fault of the others, one sentence each.
 
-    `path` names the manifest in the sentences.
+    Parameters are those of :func:`parse_manifest`.
     """
+    columns = (*COLUMNS[:3], split)
     rows = list(csv.DictReader(line for line in text.splitlines() if line and not line.startswith("#")))
     if not rows:
-        return [], [f"{path}: the manifest has no slides; add rows of {', '.join(COLUMNS)}."]
-    missing = [column for column in COLUMNS if column not in rows[0]]
+        return [], [f"{path}: the manifest has no slides; add rows of {', '.join(columns)}."]
+    missing = [column for column in columns if column not in rows[0]]
     if missing:
-        return [], [f"{path}: the column {missing[0]!r} is missing; a manifest has {', '.join(COLUMNS)}."]
+        return [], [f"{path}: the column {missing[0]!r} is missing; a manifest has {', '.join(columns)}."]
     slides: dict[str, Slide] = {}
     patients: dict[str, Slide] = {}
     faults: list[str] = []
     for number, row in enumerate(rows, start=1):
-        if any(not row[column] for column in COLUMNS):
-            faults.append(f"{path}: row {number} has an empty field; fill in {', '.join(COLUMNS)}.")
+        if any(not row[column] for column in columns):
+            faults.append(f"{path}: row {number} has an empty field; fill in {', '.join(columns)}.")
             continue
-        if row["split"] not in SPLITS:
-            faults.append(f"{path}: row {number} has the split {row['split']!r}; use {', '.join(SPLITS)}.")
+        if row[split] not in SPLITS:
+            faults.append(f"{path}: row {number} has the split {row[split]!r}; use {', '.join(SPLITS)}.")
             continue
         slide = Slide(
             slide=row["slide"],
             patient=row["patient"],
             group=row["class"],
-            split=row["split"],
+            split=row[split],
             md5=row.get("md5") or None,
             annotation_md5=row.get("annotation_md5") or None,
         )

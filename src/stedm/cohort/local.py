@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 
@@ -19,8 +19,8 @@ SUFFIXES = {
 """Suffixes of slides; a format of several files is found by its leading one."""
 
 
-def find_slides(folder: Path, key: Callable[[Path], str] = lambda path: path.stem) -> dict[str, str]:
-    """Return the slides below a folder: path relative to it by name.
+def find_slides(folder: Path, key: Callable[[Path], str], suffixes: Collection[str]) -> dict[str, str]:
+    """Return the slides below a folder: path relative to it by name, which is `key` of the path.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def find_slides(folder: Path, key: Callable[[Path], str] = lambda path: path.ste
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(parent) / name for name in sorted(names)):
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            if path.suffix.lower() not in suffixes or path.name.startswith("."):
                 continue
             relative, name = path.relative_to(folder).as_posix(), key(path)
             if not path.resolve().is_relative_to(top):
@@ -65,11 +65,14 @@ class LocalCohort:
     """How a missing or changed file is mended, for error messages."""
     inside = ""
     """Subfolder in which slides are sought."""
+    suffixes: Collection[str] = SUFFIXES
+    """Suffixes of the cohort's slides."""
     original = True
     """Whether the files are what others published: then their checksums are facts for the manifest."""
 
     def __init__(self, config: CohortConfig, root: Path, path: Path) -> None:
         self.root, self.manifest, self.data = root, root / config.manifest, root / path
+        self._split = config.split
         inside = self.data.is_relative_to(root / "data")
         name = self.data.relative_to(root / "data").as_posix() if inside else config.manifest.stem
         self._state = root / ".stedm" / f"{name.replace('/', '--')}.json"
@@ -81,7 +84,7 @@ class LocalCohort:
 
     @cached_property
     def _found(self) -> dict[str, str]:
-        return find_slides(self.data / self.inside, self.key)
+        return find_slides(self.data / self.inside, self.key, self.suffixes)
 
     def image(self, slide: Slide) -> str:
         """Return the path of a slide's file, relative to the data folder.
@@ -157,7 +160,7 @@ class LocalCohort:
         UserError
             If a file is missing, or manifest or ``data.dvc`` cannot be read.
         """
-        slides, state = read_manifest(self.manifest), files.State(self._state)
+        slides, state = read_manifest(self.manifest, self._split), files.State(self._state)
         wanted = dict.fromkeys(self._wanted(slides))
         found = files.verify(self.data, wanted, state, remedy="add it or take its slide out of the manifest")
         if self.original:

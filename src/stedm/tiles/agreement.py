@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stedm.cohort.base import REGION, Polygon
+from stedm.cohort.base import IGNORED, REGION, Polygon
 from stedm.tiles.layout import PolygonLayout
 from stedm.tiles.store import UNKNOWN
 
@@ -45,13 +45,28 @@ class ConsensusLayout:
 
 
 class RegionLayout:
-    """Draws a layout inside of regions; outside of them labels are :data:`~stedm.tiles.store.UNKNOWN`."""
+    """Draws a layout where labels are known; elsewhere they are :data:`~stedm.tiles.store.UNKNOWN`.
 
-    def __init__(self, layout: PolygonLayout | ConsensusLayout, regions: Sequence[Polygon]) -> None:
-        self._layout, self._regions = layout, PolygonLayout(regions, [REGION])
+    Parameters
+    ----------
+    layout
+        What is drawn.
+    bounds
+        Polygons of the classes :data:`~stedm.cohort.base.BOUNDS`: labels are known inside of regions, or everywhere
+        where there are none, but for what is ignored.
+    """
+
+    def __init__(self, layout: PolygonLayout | ConsensusLayout, bounds: Sequence[Polygon]) -> None:
+        regions = [polygon for polygon in bounds if polygon.annotated == REGION]
+        ignored = [polygon for polygon in bounds if polygon.annotated == IGNORED]
+        self._layout = layout
+        self._regions = PolygonLayout(regions, [REGION]) if regions else None
+        self._ignored = PolygonLayout(ignored, [IGNORED])
 
     def draw(self, x: int, y: int, width: int, height: int, downsample: float) -> np.ndarray:
         """Draw a window; parameters and result are those of :meth:`PolygonLayout.draw`."""
         label = self._layout.draw(x, y, width, height, downsample)
-        label[self._regions.draw(x, y, width, height, downsample) == 0] = UNKNOWN
+        if self._regions is not None:
+            label[self._regions.draw(x, y, width, height, downsample) == 0] = UNKNOWN
+        label[self._ignored.draw(x, y, width, height, downsample) == 1] = UNKNOWN
         return label

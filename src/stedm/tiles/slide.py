@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from stedm.cohort.annotations import check_polygons
-from stedm.cohort.base import REGION, Consensus, MaskImage, Polygon, Slide
+from stedm.cohort.base import BOUNDS, Consensus, MaskImage, Polygon, Slide
 from stedm.config import TilesConfig
 from stedm.tiles.agreement import ConsensusLayout, RegionLayout
 from stedm.tiles.layout import MaskLayout, PolygonLayout
@@ -84,14 +84,14 @@ def open_layout(annotation: Annotation, reader: SlideReader, config: TilesConfig
         return MaskLayout(annotation, config.classes, reader.size)
     width, height = reader.size
     source = f"annotations of {reader.path}"
-    drawn = annotation.annotators if isinstance(annotation, Consensus) else [annotation or ()]
-    known = [*config.classes, REGION]
+    drawn = (annotation.annotators or [()]) if isinstance(annotation, Consensus) else [annotation or ()]
+    known = [*config.classes, *BOUNDS]
     checked = [check_polygons(own, width=width, height=height, classes=known, source=source) for own in drawn]
-    regions = [polygon for own in checked for polygon in own if polygon.annotated == REGION]
-    layouts = [PolygonLayout([p for p in own if p.annotated != REGION], config.classes) for own in checked]
+    bounds = [polygon for own in checked for polygon in own if polygon.annotated in BOUNDS]
+    layouts = [PolygonLayout([p for p in own if p.annotated not in BOUNDS], config.classes) for own in checked]
     foreground = [1 + config.classes.index(name) for name in config.foreground]
     layout = layouts[0] if len(layouts) == 1 else ConsensusLayout(layouts, foreground)
-    return nullcontext(RegionLayout(layout, regions) if regions else layout)
+    return nullcontext(RegionLayout(layout, bounds) if bounds else layout)
 
 
 def stored_slide(reader: SlideReader, slide: Slide, plan: Plan) -> StoredSlide:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from stedm.cohort import load_cohort
 from stedm.cohort.annotations import mend_polygon, polygon_fault
-from stedm.cohort.base import Cohort, MaskImage, Polygon, Slide, inspect_manifest
+from stedm.cohort.base import BOUNDS, Cohort, Consensus, MaskImage, Polygon, Slide, inspect_manifest, manifest_text
 from stedm.cohort.files import several
+from stedm.cohort.local import SUFFIXES
 from stedm.config import Config
 from stedm.errors import UserError
 from stedm.progress import progress
@@ -18,12 +19,11 @@ from stedm.runs import Plan
 from stedm.tiles.backends import open_slide
 from stedm.tiles.cut import grid_bytes
 from stedm.tiles.layout import MaskLayout
-from stedm.tiles.reader import IMAGE_SUFFIXES, TIFF_SUFFIXES, SlideReader, working_downsample
+from stedm.tiles.reader import SlideReader, working_downsample
 from stedm.tools.findings import Row
 
 SAMPLE = 256
 """Side in pixels of a sampled read."""
-SLIDE_SUFFIXES = IMAGE_SUFFIXES | TIFF_SUFFIXES | {".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".svslide", ".dcm"}
 
 
 def examine_cohort(config: Config, root: Path) -> tuple[int, list[Row]]:
@@ -43,9 +43,9 @@ def examine_cohort(config: Config, root: Path) -> tuple[int, list[Row]]:
     """
     cohort, path = load_cohort(config.cohort, root), root / config.cohort.manifest
     try:
-        slides, faults = inspect_manifest(path.read_text(), path)
-    except OSError as error:
-        slides, faults = [], [f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides."]
+        slides, faults = inspect_manifest(manifest_text(path), path, config.cohort.split)
+    except UserError as error:
+        slides, faults = [], [str(error)]
     rows = [Row.of("splits", UserError(fault)) for fault in faults]
     needed, cut = 0, False
     if not faults:
@@ -56,11 +56,12 @@ def examine_cohort(config: Config, root: Path) -> tuple[int, list[Row]]:
             rows.append(Row("PASS", "plan", f"{sum(map(len, plan.all.values()))} runs"))
         except UserError as error:
             rows.append(Row.of("plan", error))
-    paths = _paths(cohort, slides, rows)
-    if slides and not any(path.is_file() for path in paths.values()):
-        remedy = "`stedm cohort CONFIG` draws or pulls them, or says where they belong"
-        status = "WARN" if hasattr(cohort, "repair") else "FAIL"
-        return 0, [*rows, Row(status, "slides", f"{cohort.data}: none of the {len(slides)} is here", remedy)]
+    if not slides:
+        return 0, rows
+    paths, lost = _paths(cohort, slides)
+    if not any(path.is_file() for path in paths.values()):
+        return 0, [*rows, _absent(cohort, len(slides), lost)]
+    rows += lost
     rows += _state(cohort, slides)
     rows += _twins(slides, paths)
     seen = _Annotations()
@@ -96,21 +97,34 @@ def _splits(slides: Sequence[Slide]) -> Row:
     return Row("PASS", "splits", f"{len(slides)} slides of {len(patients)} patients, each in one set: {counts}")
 
 
-def _paths(cohort: Cohort, slides: Sequence[Slide], rows: list[Row]) -> dict[str, Path]:
-    """Return the path of each slide; a cohort that cannot say it adds a row."""
-    paths = {}
+def _paths(cohort: Cohort, slides: Sequence[Slide]) -> tuple[dict[str, Path], list[Row]]:
+    """Return the path of each slide, and a row for each of which the cohort cannot say it."""
+    paths, rows = {}, []
     for slide in slides:
         try:
             paths[slide.slide] = cohort.slide_path(slide)
         except UserError as error:
             rows.append(Row.of(f"slide {slide.slide}", error))
-    return paths
+    return paths, rows
+
+
+def _absent(cohort: Cohort, count: int, lost: Sequence[Row]) -> Row:
+    """Say how slides are had of which not one is here."""
+    what, found = "slides", f"{cohort.data}: none of the {count} is here"
+    if hasattr(cohort, "repair"):
+        return Row("WARN", what, found, "`stedm cohort CONFIG` draws or pulls them")
+    if hasattr(cohort, "source"):
+        by_hand = cohort.source().by_hand
+        how = "`stedm fetch CONFIG --yes`, then `stedm cohort CONFIG`"
+        return Row("FAIL" if by_hand else "WARN", what, found, by_hand or how)
+    return Row("FAIL", what, found, lost[0].remedy if lost else "`stedm cohort CONFIG` says where they belong")
 
 
 def _state(cohort: Cohort, slides: Sequence[Slide]) -> Iterator[Row]:
     state = cohort.state(list(slides))
     if state != "whole":
-        how = "`stedm cohort CONFIG --repair`" if hasattr(cohort, "repair") else "copy them anew"
+        how = getattr(cohort, "remedy", "copy them anew")
+        how = "`stedm cohort CONFIG --repair`" if hasattr(cohort, "repair") else how
         yield Row("FAIL", "files", f"not as they were acquired, {state}", how)
 
 
@@ -178,6 +192,7 @@ class _Annotations:
         self.classes: Counter[str] = Counter()
         self.masks = 0
         self.missing: list[str] = []
+        self.faults: set[str] = set()
 
     def check(self, cohort: Cohort, slide: Slide, reader: SlideReader, config: Config) -> Iterator[Row]:
         """Compare a slide's annotations with the slide."""
@@ -185,15 +200,20 @@ class _Annotations:
         try:
             annotation = cohort.annotation(slide)
             if annotation is None:
-                self.missing.append(slide.slide)
+                self.missing += [slide.slide] * (slide.split != "unlabelled")
             elif isinstance(annotation, MaskImage):
                 with MaskLayout(annotation, config.tiles.classes, reader.size):
                     self.masks += 1
             else:
-                self.classes.update(polygon.annotated for polygon in annotation)
-                yield from _polygons(annotation, reader.size, config.tiles.classes, what)
+                drawn = annotation.annotators if isinstance(annotation, Consensus) else [annotation]
+                polygons = [polygon for own in drawn for polygon in own]
+                self.classes.update(polygon.annotated for polygon in polygons)
+                yield from _polygons(polygons, reader.size, [*config.tiles.classes, *BOUNDS], what)
         except UserError as error:
-            yield Row.of(what, error)
+            # A file that holds the annotations of all slides is at fault once.
+            if str(error) not in self.faults:
+                yield Row.of(what, error)
+            self.faults.add(str(error))
 
     def rows(self) -> Iterator[Row]:
         """Sum up."""
@@ -230,7 +250,7 @@ def _polygons(polygons: Iterable[Polygon], size: tuple[int, int], classes: Seque
 def _orphans(cohort: Cohort, slides: Sequence[Slide], paths: Iterable[Path]) -> Iterator[Row]:
     """Find slides and annotations by slide in the cohort's folder that the manifest does not know."""
     names, known = {slide.slide for slide in slides}, {path.resolve() for path in paths}
-    for kind, suffixes in (("slides", SLIDE_SUFFIXES), ("annotations", {".geojson"})):
+    for kind, suffixes in (("slides", SUFFIXES), ("annotations", {".geojson", ".xml"})):
         files = sorted(path for path in cohort.data.rglob("[!.]*") if path.suffix.lower() in suffixes)
         orphans = [p.name for p in files if p.stem not in names and p.resolve() not in known]
         if orphans:

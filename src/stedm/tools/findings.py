@@ -12,6 +12,8 @@ from stedm.errors import UserError
 from stedm.provenance import write_text
 
 Status = Literal["PASS", "WARN", "FAIL"]
+SHOWN = 60
+"""Slides without a fault that are listed; of more the number is said."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,16 @@ class Row:
 
 def report(rows: Sequence[Row]) -> str:
     """Return the rows as aligned text, remedies below, and how many there are of each kind."""
-    wide = max(len(row.what) for row in rows)
+    more = set([row for row in rows if row.status == "PASS" and row.what.startswith("slide ")][SHOWN:])
+    shown = [row for row in rows if row not in more]
+    wide = max(len(row.what) for row in shown)
     lines = []
-    for row in rows:
+    for row in shown:
         lines.append(f"{row.status}  {row.what:<{wide}}  {row.found}")
         if row.remedy:
             lines.append(f"{'':{wide + 8}}→ {row.remedy}")
+    if more:
+        lines.append(f"PASS  … and {len(more)} more slides")
     counts = {status: sum(row.status == status for row in rows) for status in ("PASS", "WARN", "FAIL")}
     return "\n".join([*lines, "", ", ".join(f"{count} {status}" for status, count in counts.items())])
 
