@@ -18,7 +18,8 @@ from stedm.config import CohortConfig, TilesConfig, load_config
 from stedm.errors import UserError
 from stedm.runs import Plan
 from stedm.tiles.backends import open_slide
-from stedm.tiles.slide import cut_slide
+from stedm.tiles.slide import cut_slide, plan_slide
+from stedm.tiles.store import split_records
 
 # As method and data give them: the two lists of the authors' flowers_anno.yaml.
 NEVER = [
@@ -211,7 +212,8 @@ def test_real_flowers_of_64_pixels(tmp_path):
     shares = []
     for slide in some:
         with open_slide(opened.slide_path(slide)) as reader:
-            _, images, labels, rows = cut_slide(reader, slide, opened.annotation(slide), tiles)
+            [(records, rows)] = cut_slide(reader, opened.annotation(slide), tiles, plan_slide(reader, tiles))
+        images, labels = split_records(records, tiles.tile)
         # A photograph has no glass: each is one whole tile of tissue, however dark its background.
         assert images.shape == (1, 64, 64, 3) and rows[0]["tissue"] == 1 and set(np.unique(labels)) <= {0, 1}
         shares.append(rows[0]["foreground"])
