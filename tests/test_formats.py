@@ -1,4 +1,4 @@
-"""Annotations in the forms of CATCH's JSON and of SlideRunner's databases, small ones and a real one."""
+"""Annotations in the forms of CATCH's JSON, SlideRunner's databases (and a real one) and ImageScope's XML."""
 
 import json
 import sqlite3
@@ -8,7 +8,7 @@ import pytest
 import shapely
 from conftest import shared
 
-from stedm.cohort.annotations import check_polygons, read_coco, read_sliderunner
+from stedm.cohort.annotations import check_polygons, read_coco, read_imagescope, read_sliderunner
 from stedm.errors import UserError
 
 
@@ -158,3 +158,69 @@ def test_the_real_database():
     found = [polygon, circle, box]
     classes = ["1st class", "2nd class"]
     assert check_polygons(found, width=52199, height=40646, classes=classes, source=path) == found
+
+
+NUCLEUS = [(10.5, 20.25), (18, 20), (19, 31.75), (9, 30)]
+
+
+def imagescope(layers):
+    """XML as ImageScope writes it: of each layer its name, its attribute and its regions (type, vertices, negative)."""
+    parts = ['<?xml version="1.0" encoding="UTF-8"?>', '<Annotations MicronsPerPixel="0.252000">']
+    for n, (name, attribute, regions) in enumerate(layers, start=1):
+        parts += [
+            f'<Annotation Id="{n}" Name="{name}" ReadOnly="0" NameReadOnly="0" LineColorReadOnly="0" Incremental="0" '
+            'Type="4" LineColor="65280" Visible="1" Selected="1" MarkupImagePath="" MacroName="">',
+            f'<Attributes><Attribute Name="{attribute}" Id="0" Value=""/></Attributes><Regions>',
+            '<RegionAttributeHeaders><AttributeHeader Id="9999" Name="Region" ColumnWidth="-1"/>',
+            "</RegionAttributeHeaders>",
+        ]
+        for m, (kind, points, negative) in enumerate(regions, start=1):
+            vertices = "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
+            parts.append(
+                f'<Region Id="{m}" Type="{kind}" Zoom="1" Selected="0" ImageLocation="" ImageFocus="-1" Length="40" '
+                f'Area="80" LengthMicrons="10" AreaMicrons="5" Text="" NegativeROA="{negative}" InputRegionId="0" '
+                f'Analyze="0" DisplayId="{m}"><Attributes/><Vertices>{vertices}</Vertices></Region>'
+            )
+        parts.append("</Regions><Plots/></Annotation>")
+    return "\r\n".join([*parts, "</Annotations>"])
+
+
+def test_imagescope_layers_become_classes(tmp_path, caplog):
+    rectangle = [(0, 0), (8, 0), (8, 6), (0, 6)]
+    layers = [
+        ("", "Epithelial", [(0, NUCLEUS, 0), (1, rectangle, 0)]),
+        (
+            "Tumour",
+            "Description",
+            [(0, NUCLEUS[::-1], 0), (2, rectangle[::2], 0), (4, rectangle[:2], 0), (0, NUCLEUS[:2], 0)],
+        ),
+        ("", "Description", []),
+    ]
+    path = tmp_path / "a.xml"
+    path.write_text(imagescope(layers))
+    with caplog.at_level("WARNING", "stedm"):
+        found = read_imagescope(path)
+    assert [p.annotated for p in found] == ["Epithelial", "Epithelial", "Tumour"]
+    for polygon, ring in zip(found, (NUCLEUS, rectangle, NUCLEUS[::-1]), strict=True):
+        np.testing.assert_array_equal(polygon.exterior, ring)
+    assert "left out 3 regions" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("<Annotations>", "not valid XML"),
+        ("<ASAP_Annotations/>", "not ImageScope's"),
+        (imagescope([("", "Description", [(0, NUCLEUS, 0)])]), "region 1 of layer 1 .* is of no class"),
+        (imagescope([("", "Neutrophil", [(0, NUCLEUS, 1)])]), r"\(Neutrophil\) is a negative region"),
+        (imagescope([("", "Neutrophil", [(0, [*NUCLEUS, ("nan", 3)], 0)])]), "no finite number"),
+        (imagescope([("", "Neutrophil", [(0, [*NUCLEUS, ("", 3)], 0)])]), "no list of"),
+    ],
+)
+def test_bad_imagescope_files_are_named(tmp_path, text, message):
+    path = tmp_path / "a.xml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=rf"a\.xml: .*{message}"):
+        read_imagescope(path)

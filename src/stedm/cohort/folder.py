@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 from pathlib import Path, PurePath
@@ -20,6 +19,7 @@ from pydantic import Field
 
 from stedm.cohort.annotations import read_geojson
 from stedm.cohort.base import Polygon, Slide
+from stedm.cohort.budget import drawn_order
 from stedm.cohort.files import check_options, several
 from stedm.cohort.local import SUFFIXES, LocalCohort
 from stedm.config import CohortConfig, Fraction, Section
@@ -92,8 +92,8 @@ class Folder(LocalCohort):
         """Read the table of patients and find the slides; return the manifest's rows and what to say above them.
 
         Where the table has no column `split`, patients are drawn into one: within each class, in the order of
-        SHA-256 of ``<seed>/<patient>``, the first go to test, the next to validation and the rest to training,
-        of each at least one.
+        :func:`~stedm.cohort.budget.drawn_order`, the first go to test, the next to validation and the rest to
+        training, of each at least one.
 
         Raises
         ------
@@ -137,8 +137,7 @@ class Folder(LocalCohort):
                     f"{self.data / TABLE}: class {group!r} has {len(patients)} patients, too few to draw {test} for "
                     f"test and {validation} for validation; add a column `split`."
                 )
-            order = sorted(patients, key=lambda p: hashlib.sha256(f"{self.options.seed}/{p}".encode()).digest())
-            for rank, patient in enumerate(order):
+            for rank, patient in enumerate(drawn_order(patients, self.options.seed)):
                 split[patient] = "test" if rank < test else "validation" if rank < test + validation else "train"
         return split
 

@@ -4,6 +4,7 @@ from stedm.cohort.annotations.check import check_polygons, mend_polygon, polygon
 from stedm.cohort.annotations.coco import read_coco
 from stedm.cohort.annotations.exact import read_exact
 from stedm.cohort.annotations.geojson import read_geojson
+from stedm.cohort.annotations.imagescope import read_imagescope
 from stedm.cohort.annotations.sliderunner import read_sliderunner
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "read_coco",
     "read_exact",
     "read_geojson",
+    "read_imagescope",
     "read_sliderunner",
 ]
