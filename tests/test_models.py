@@ -16,10 +16,8 @@ from safetensors.torch import load_file
 from stedm.augment import draw_colour, flip, jitter_colour
 from stedm.config import GeneratorConfig, SyntheticConfig, load_config
 from stedm.generator.data import TrainingBatches
-from stedm.generator.denoiser import SIGMA_MIN, edm_loss, guided, precondition
 from stedm.generator.first_stage import PatchPCA
 from stedm.generator.model import Generator, load_generator
-from stedm.generator.sampler import dpm_solver_pp_2m, karras_sigmas
 from stedm.generator.train import GeneratorTraining
 from stedm.runs import Plan
 from stedm.segmenter.loss import IGNORE, segmentation_loss
@@ -51,7 +49,7 @@ def test_every_tensor_of_style_encoder_and_aggregation_changes(plan, store, tmp_
     model = Generator(config)
     labelled = plan.labelled(1, 0)
     batches = TrainingBatches(store, labelled, plan.unlabelled(labelled), config, 0)
-    model.first_stage.fit(batches[0]["images"])
+    model.fit_first_stage(batches[0]["images"])
     before = {name: value.clone() for name, value in model.style.state_dict().items()}
     fit(GeneratorTraining(model, config, 0), batches, folder=tmp_path, device=CPU, label="test")
     unchanged = [name for name, value in model.style.state_dict().items() if torch.equal(value, before[name])]
@@ -102,49 +100,22 @@ def test_a_batch_depends_on_its_step_alone(plan, store):
     assert not torch.equal(ahead[0]["images"], ahead[1]["images"])
 
 
-def test_pca_is_exact_in_its_span_and_white():
+@pytest.mark.parametrize("whitening", [1.0, 0.5, 0.0])
+def test_pca_is_exact_in_its_span_and_as_white_as_asked(whitening):
     torch.manual_seed(0)
     images = torch.nn.functional.interpolate(torch.rand(64, 3, 8, 8), size=32, mode="bilinear") * 2 - 1
-    full = PatchPCA(4, 48)
+    full = PatchPCA(4, 48, whitening)
     full.fit(images)
     assert torch.allclose(full.decode(full.encode(images)), images, atol=1e-4)
-    some = PatchPCA(4, 8)
+    some = PatchPCA(4, 8, whitening)
     explained = some.fit(images)
     latents = some.encode(images)
-    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(8), atol=0.02)
+    spread = latents.std((0, 2, 3))
+    assert float(spread.square().mean()) == pytest.approx(1, abs=0.02)
+    expected = (some.scale / some.scale[0]) ** (1 - whitening)
+    assert torch.allclose(spread / spread[0], expected, rtol=0.02)
     lost = (some.decode(latents) - images).pow(2).sum() / (images - some.decode(torch.zeros_like(latents))).pow(2).sum()
     assert abs(float(lost) - (1 - explained)) < 0.01
-
-
-def gaussian_denoiser(mean: float, std: float):
-    """The exact denoiser of data that are normal with this mean and standard deviation."""
-    return lambda x, s: mean + (std**2 / (std**2 + s[:, None, None, None] ** 2)) * (x - mean)
-
-
-@pytest.mark.parametrize("steps, tolerance", [(12, 0.03), (40, 0.01)])
-def test_sampler_reaches_the_distribution_of_an_exact_denoiser(steps, tolerance):
-    noise = torch.randn((4096, 1, 1, 1), generator=torch.Generator().manual_seed(1))
-    drawn = dpm_solver_pp_2m(gaussian_denoiser(0.7, 0.5), noise, karras_sigmas(steps))
-    assert abs(float(drawn.mean()) - 0.7) < tolerance
-    assert abs(float(drawn.std()) - 0.5) < tolerance + SIGMA_MIN
-
-
-def test_guidance_extrapolates_from_the_unconditional_estimate():
-    x, sigma = torch.zeros(1, 1, 1, 1), torch.ones(1)
-    denoise = guided(lambda x, s: x + 3, lambda x, s: x + 1, 1.5)
-    assert float(denoise(x, sigma)) == 4.0
-    assert float(guided(lambda x, s: x + 3, lambda x, s: x + 1, 1)(x, sigma)) == 3.0
-
-
-def test_edm_loss_of_a_network_that_is_silent_and_of_a_perfect_one():
-    torch.manual_seed(0)
-    clean, noise = torch.randn(512, 2, 4, 4), torch.randn(512, 2, 4, 4)
-    sigma = torch.full((512,), 1.0)
-    # At σ = σ_data a silent network gives D = x / 2, whose error is (noise − clean) / 2, weighted by 2.
-    assert abs(float(edm_loss(lambda x, n: torch.zeros_like(x), clean, sigma, noise)) - 1.0) < 0.05
-    target = (clean - 0.5 * (clean + noise)) / 0.5**0.5
-    assert float(edm_loss(lambda x, n: target, clean, sigma, noise)) < 1e-9
-    assert torch.allclose(precondition(lambda x, n: torch.zeros_like(x), clean, torch.full((512,), 1e-4)), clean)
 
 
 def test_null_style_and_null_layout_are_used(plan):
@@ -158,7 +129,7 @@ def test_null_style_and_null_layout_are_used(plan):
         for has in (True, False):
             there = torch.full((2,), has)
             same = torch.equal(
-                model.denoiser(x, sigma, style, layout, there), model.denoiser(x, sigma, style, 1 - layout, there)
+                model.denoise(x, sigma, style, layout, there), model.denoise(x, sigma, style, 1 - layout, there)
             )
             assert same is not has
 

@@ -89,6 +89,9 @@ class StyleConfig(Section):
     """How the vectors of a set become one: `set` is a transformer over them; `linear` and `svit` (on the images,
     without an encoder) are the paper's and bound to `count` and to the order of the set."""
 
+    moments: bool = True
+    """Add a linear map of the colour statistics of the set to the style vector (not in the paper)."""
+
     @model_validator(mode="after")
     def _encoder_fits(self) -> StyleConfig:
         if self.frozen and self.path is None:
@@ -106,10 +109,13 @@ class FirstStageConfig(Section):
     paper's VQ-f4 or another VQ autoencoder; a KL autoencoder."""
     path: Path | None = None
     """Weights of `vq` and `kl`: a folder in diffusers' format, or the original `vq-f4.ckpt`."""
-    patch: Annotated[int, Field(ge=1)] = 4
+    patch: Annotated[int, Field(ge=1)] = 2
     """Side of a patch in pixels: the latent is smaller by this factor."""
-    components: Positive = 16
+    components: Positive = 6
     """Components kept by `pca`: the channels of the latent."""
+    whitening: Fraction = 0.5
+    """Of `pca`: 1 gives all components one deviation, 0 leaves them in proportion to their pixels. Below 1, large
+    components are decided at higher noise levels than small ones, which is easier to learn."""
 
     @model_validator(mode="after")
     def _path_fits(self) -> FirstStageConfig:
@@ -125,9 +131,9 @@ class UNetConfig(Section):
     """Ours, with the style in every block, or the paper's (channels [128, 512, 1024], 2 blocks)."""
     path: Path | None = None
     """Checkpoint of latent diffusion (`landscape.ckpt`) from which `paper` starts."""
-    channels: list[Positive] = [64, 128]
+    channels: list[Positive] = [32, 64, 128]
     """Widths, one a resolution; each next one has half the side."""
-    blocks: Positive = 2
+    blocks: Positive = 1
     """Residual blocks a resolution."""
 
     @model_validator(mode="after")
@@ -145,6 +151,8 @@ class GeneratorConfig(Section):
     style: StyleConfig = StyleConfig()
     first_stage: FirstStageConfig = FirstStageConfig()
     unet: UNetConfig = UNetConfig()
+    diffusion: Literal["edm", "flow", "epsilon"] = "edm"
+    """Parametrisation: EDM, linear flow matching, or the paper's ε-prediction, which belongs to `unet.kind: paper`."""
     steps: Positive = 1000
     """Optimiser steps."""
     batch: Positive = 16
@@ -172,16 +180,32 @@ class GeneratorConfig(Section):
     checkpoint_every: Positive = 100
     """Steps between two states from which a killed training goes on."""
 
+    @model_validator(mode="after")
+    def _diffusion_fits(self) -> GeneratorConfig:
+        if (self.diffusion == "epsilon") != (self.unet.kind == "paper"):
+            raise ValueError(
+                f"diffusion {self.diffusion} does not fit unet.kind {self.unet.kind}: epsilon and paper belong together"
+            )
+        return self
+
 
 class SyntheticConfig(Section):
     """Drawing labelled images in the styles of unlabelled patients."""
 
     count: Positive = 480
     """Images a setting."""
+    sampler: Literal["dpm++2m", "heun", "ddim"] = "dpm++2m"
+    """DPM-Solver++(2M), Heun's method (two evaluations a step), or DDIM."""
     steps: Annotated[int, Field(ge=2)] = 12
     """Steps of the sampler."""
     guidance: Annotated[float, Field(ge=0)] = 1.5
     """Guidance scale on the style; 1 is none."""
+    layout_guidance: Annotated[float, Field(ge=0)] = 1.0
+    """Guidance scale on the layout; 1 is none."""
+    guidance_rescale: Fraction = 0.0
+    """Share of the rescaling that keeps guided images from too much contrast."""
+    guidance_interval: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] = (0.0, 1000.0)
+    """Lowest and highest noise level σ at which estimates are guided."""
     micro_batch: Positive = 16
     """Images drawn at once; part of what makes a pixel, so part of the run's identity."""
     affine: bool = True

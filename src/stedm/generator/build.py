@@ -29,7 +29,7 @@ def build_first_stage(config: FirstStageConfig, shape: AutoencoderShape | None =
         If the weights do not fit, or their factor is not the one that the configuration states.
     """
     if config.kind == "pca":
-        return PatchPCA(config.patch, config.components)
+        return PatchPCA(config.patch, config.components, config.whitening)
     if config.kind == "pixels":
         return Pixels(config.patch)
     stage = Autoencoder(shape) if shape else load_autoencoder(config.kind, config.path)
@@ -61,7 +61,14 @@ def build_style(config: StyleConfig, *, pretrained: bool = True) -> StyleNet:
             load_exactly(encoder, read_tensors(config.path), config.path)
         else:
             load_swin(encoder, config.path)
-    return StyleNet(encoder, _build_aggregation(config), width=width, dim=config.dim, frozen=config.frozen)
+    return StyleNet(
+        encoder,
+        _build_aggregation(config),
+        width=width,
+        dim=config.dim,
+        frozen=config.frozen,
+        moments=config.moments,
+    )
 
 
 def _build_aggregation(config: StyleConfig) -> nn.Module:

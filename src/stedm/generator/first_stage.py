@@ -9,10 +9,10 @@ from torch.nn import functional
 
 
 class PatchPCA(nn.Module):
-    """Whitened principal components of square pixel patches.
+    """Principal components of square pixel patches, whitened wholly or in part.
 
     A linear autoencoder with closed-form weights: each ``patch × patch`` block of pixels becomes one
-    latent position with `components` channels of unit variance over the data it was fitted on.
+    latent position with `components` channels, whose mean square deviation over the data it was fitted on is 1.
 
     Parameters
     ----------
@@ -20,15 +20,20 @@ class PatchPCA(nn.Module):
         Side of a patch in pixels.
     components
         Channels of the latent.
+    whitening
+        In [0, 1]: 1 gives all components the same deviation, 0 leaves them in proportion to their pixels, and what
+        lies between is geometric. Large components are then decided at higher noise levels than small ones.
     """
 
-    def __init__(self, patch: int, components: int) -> None:
+    def __init__(self, patch: int, components: int, whitening: float = 1.0) -> None:
         super().__init__()
+        self.whitening = whitening
         self.patch, self.factor, self.channels = patch, patch, components
         values = 3 * patch * patch
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("basis", torch.zeros(components, values))
         self.register_buffer("scale", torch.ones(components))
+        self.register_buffer("unit", torch.ones(components))
         self.register_buffer("explained", torch.zeros(()))
 
     def fit(self, images: Tensor) -> float:
@@ -44,15 +49,17 @@ class PatchPCA(nn.Module):
         self.mean.copy_(mean)
         self.basis.copy_(torch.from_numpy(basis.copy()))
         self.scale.copy_(torch.from_numpy(np.sqrt(np.maximum(values[order], 1e-8))))
+        deviation = self.scale ** (1 - self.whitening)
+        self.unit.copy_(self.scale / (deviation / deviation.square().mean().sqrt()))
         self.explained.fill_(float(values[order].sum() / values.sum()))
         return float(self.explained)
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images, float (batch, 3, h, w) in [−1, 1], to latents (batch, components, h/patch, w/patch)."""
         patches = functional.pixel_unshuffle(images, self.patch) - self.mean[:, None, None]
-        return torch.einsum("cv,bvhw->bchw", self.basis / self.scale[:, None], patches)
+        return torch.einsum("cv,bvhw->bchw", self.basis / self.unit[:, None], patches)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map latents back to images; the inverse of :meth:`encode` within the span of the components."""
-        patches = torch.einsum("cv,bchw->bvhw", self.basis * self.scale[:, None], latents)
+        patches = torch.einsum("cv,bchw->bvhw", self.basis * self.unit[:, None], latents)
         return functional.pixel_shuffle(patches + self.mean[:, None, None], self.patch)

@@ -20,7 +20,7 @@ class FirstStage(Protocol):
     factor: int
     """Side of a latent position in pixels."""
     scale: Tensor
-    """What one unit of each latent channel stands for in the first stage's own units, (channels,)."""
+    """Deviation of each latent channel in the first stage's own units, which says how much it counts, (channels,)."""
 
     def fit(self, images: Tensor) -> float:
         """Fit what depends on the data; return the share of the variance of `images` that a round trip keeps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,8 @@ from stedm.config import GeneratorConfig
 from stedm.errors import UserError
 from stedm.generator.autoencoder import Autoencoder, AutoencoderShape
 from stedm.generator.build import build_first_stage, build_style, build_unet
-from stedm.generator.denoiser import Denoiser
+from stedm.generator.denoiser import PARAMETRISATIONS, Denoise, Network, estimate
+from stedm.generator.guidance import Guidance, guided
 
 WEIGHTS = "weights.safetensors"
 SETTINGS = "settings.json"
@@ -23,7 +24,7 @@ FIRST_STAGE = "first-stage.json"
 
 
 class Generator(nn.Module):
-    """First stage, style network and denoiser.
+    """First stage, style network and U-Net.
 
     Parameters
     ----------
@@ -42,7 +43,27 @@ class Generator(nn.Module):
         self.config = config
         self.first_stage = build_first_stage(config.first_stage, shape)
         self.style = build_style(config.style, pretrained=pretrained)
-        self.denoiser = Denoiser(build_unet(config.unet, self.first_stage, config.style.dim, pretrained=pretrained))
+        self.unet = build_unet(config.unet, self.first_stage, config.style.dim, pretrained=pretrained)
+        self.way = PARAMETRISATIONS[config.diffusion]
+        self.register_buffer("deviation", torch.ones(self.first_stage.channels))
+
+    @torch.no_grad()
+    def fit_first_stage(self, images: Tensor) -> float:
+        """Fit the first stage and measure the deviation of its latents, before training.
+
+        Parameters
+        ----------
+        images
+            float (batch, 3, height, width) in [−1, 1].
+
+        Returns
+        -------
+        float
+            Share of the variance of `images` that the first stage keeps.
+        """
+        kept = self.first_stage.fit(images)
+        self.deviation.copy_(self.first_stage.encode(images).std((0, 2, 3)))
+        return kept
 
     def style_vectors(self, styles: Tensor, has_style: Tensor) -> Tensor:
         """Return style vectors (batch, dim), the null vector where `has_style` is False.
@@ -55,6 +76,42 @@ class Generator(nn.Module):
             bool (batch,).
         """
         return self.style.with_null(self.style(styles), has_style)
+
+    def bind(self, style: Tensor, layout: Tensor, has_layout: Tensor) -> Network:
+        """Return the network with its conditions bound; see ``UNet.forward``."""
+        return lambda x, noise: self.unet(x, noise, style, layout, has_layout)
+
+    def denoise(self, x: Tensor, sigma: Tensor, style: Tensor, layout: Tensor, has_layout: Tensor) -> Tensor:
+        """Return the estimate of the clean latent; see :func:`~stedm.generator.denoiser.estimate`."""
+        return estimate(self.way, self.bind(style, layout, has_layout), x, sigma, self.deviation)
+
+    def guided(self, style: Tensor | None, layout: Tensor, guidance: Guidance) -> Denoise:
+        """Return the guided denoiser of some conditions.
+
+        Parameters
+        ----------
+        style
+            Style vectors, (batch, dim), or None for the null style, on which nothing leans.
+        layout
+            1 where foreground, else 0; float (batch, 1, tile, tile).
+        guidance
+            Scales and interval.
+        """
+        there = torch.ones(len(layout), dtype=torch.bool, device=layout.device)
+        null = self.style.null.expand(len(layout), -1)
+        if style is None:
+            style, guidance = null, replace(guidance, style=1.0)
+
+        def both(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.denoise(x, sigma, style, layout, there)
+
+        def no_style(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.denoise(x, sigma, null, layout, there)
+
+        def no_layout(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.denoise(x, sigma, style, layout, ~there)
+
+        return guided(both, no_style, no_layout, guidance)
 
 
 def save_generator(folder: Path, model: Generator) -> None:

@@ -38,6 +38,27 @@ class ConvEncoder(nn.Module):
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3)), mean, spread], 1))
 
 
+def colour_moments(images: Tensor) -> Tensor:
+    """Return the colour statistics of sets of images: means, deviations and covariances of RGB over all pixels.
+
+    Parameters
+    ----------
+    images
+        float (batch, count, 3, side, side) in [−1, 1].
+
+    Returns
+    -------
+    Tensor
+        (batch, 9), each of the order of 1.
+    """
+    pixels = images.transpose(1, 2).flatten(2)
+    mean = pixels.mean(2)
+    centred = pixels - mean[:, :, None]
+    covariance = torch.einsum("bin,bjn->bij", centred, centred) / pixels.shape[2]
+    mixed = covariance[:, [0, 0, 1], [1, 2, 2]]
+    return torch.cat([2 * mean, 2 * centred.std(2), 8 * mixed], 1)
+
+
 class StyleNet(nn.Module):
     """Style images to one style vector, with a learned vector for no style.
 
@@ -51,16 +72,26 @@ class StyleNet(nn.Module):
         Vectors (batch, count, dim), or images (batch, count, 3, side, side), to (batch, dim).
     frozen
         The encoder does not learn: no gradients, and always in evaluation mode.
+    moments
+        Add a linear map of the set's :func:`colour_moments`, a short way that is learned long before the encoder.
     """
 
     def __init__(
-        self, encoder: nn.Module | None, aggregation: nn.Module, *, width: int, dim: int, frozen: bool = False
+        self,
+        encoder: nn.Module | None,
+        aggregation: nn.Module,
+        *,
+        width: int,
+        dim: int,
+        frozen: bool = False,
+        moments: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.projection = nn.Identity() if width == dim else nn.Linear(width, dim)
         self.aggregation = aggregation
         self.null = nn.Parameter(torch.zeros(dim))
+        self.moments = nn.Linear(9, dim) if moments else None
         self.frozen = frozen
         if frozen:
             self.encoder.requires_grad_(False).eval()
@@ -74,11 +105,12 @@ class StyleNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map style images, float (batch, count, 3, side, side) in [−1, 1], to vectors (batch, dim)."""
-        if self.encoder is None:
-            return self.aggregation(images)
-        batch, count = images.shape[:2]
+        vector = self.aggregation(images if self.encoder is None else self._encoded(images))
+        return vector if self.moments is None else vector + self.moments(colour_moments(images))
+
+    def _encoded(self, images: Tensor) -> Tensor:
         vectors = self.projection(self.encoder(images.flatten(0, 1)))
-        return self.aggregation(vectors.view(batch, count, -1))
+        return vectors.unflatten(0, images.shape[:2])
 
     def with_null(self, vectors: Tensor, has_style: Tensor) -> Tensor:
         """Put the null vector where `has_style`, bool (batch,), is False."""

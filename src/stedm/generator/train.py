@@ -16,9 +16,10 @@ from stedm import seeds
 from stedm.config import GeneratorConfig
 from stedm.device import use_device
 from stedm.generator.data import TrainingBatches
-from stedm.generator.denoiser import draw_sigma, edm_loss, guided
+from stedm.generator.denoiser import denoising_loss
+from stedm.generator.guidance import Guidance
 from stedm.generator.model import Generator, save_generator
-from stedm.generator.sampler import dpm_solver_pp_2m, karras_sigmas
+from stedm.generator.sampler import dpm_solver_pp_2m
 from stedm.provenance import Product
 from stedm.tiles.store import TileStore
 from stedm.training import Training, fit, write_curve
@@ -57,14 +58,16 @@ class GeneratorTraining(Training):
         self.register_buffer("components", variance / variance.mean())
 
     def loss(self, batch: dict[str, Tensor], step: int) -> Tensor:
-        """Return the EDM loss of a batch at noise drawn for this step."""
+        """Return the denoising loss of a batch at noise drawn for this step."""
         random = torch.Generator().manual_seed(seeds.derive(self.seed, "generator", "noise", step))
-        clean = self.model.first_stage.encode(batch["images"])
-        sigma = draw_sigma(len(clean), random).to(clean.device)
+        model = self.model
+        with torch.no_grad():
+            clean = model.first_stage.encode(batch["images"])
+        sigma = model.way.draw(len(clean), random).to(clean.device)
         noise = torch.randn(clean.shape, generator=random).to(clean.device)
-        style = self.model.style_vectors(batch["styles"], batch["has_style"])
-        network = self.model.denoiser.bind(style, batch["layouts"], batch["has_layout"])
-        return edm_loss(network, clean, sigma, noise, self.components)
+        style = model.style_vectors(batch["styles"], batch["has_style"])
+        network = model.bind(style, batch["layouts"], batch["has_layout"])
+        return denoising_loss(model.way, network, clean, sigma, noise, model.deviation, self.components)
 
     def stepped(self) -> None:
         """Update the averaged weights."""
@@ -117,9 +120,9 @@ def train_generator(
     torch.manual_seed(seeds.derive(seed, "generator", "weights"))
     model = Generator(config)
     tiles = FIRST_STAGE_TILES if config.first_stage.kind == "pca" else CHECKED_TILES
-    explained = model.first_stage.fit(_first_stage_images(batches, seed, tiles))
+    explained = model.fit_first_stage(_first_stage_images(batches, seed, tiles))
     log.info("first stage: %d channels hold %.1f %% of the variance", model.first_stage.channels, 100 * explained)
-    model.denoiser.to(memory_format=torch.channels_last)
+    model.unet.to(memory_format=torch.channels_last)
     module = GeneratorTraining(model, config, seed)
     fit(module, batches, folder=making.folder, device=where, label=f"generator seed {seed}", workers=workers)
     averaged: Generator = module.averaged.module
@@ -149,16 +152,12 @@ def _write_samples(path: Path, model: Generator, batches: TrainingBatches, seed:
     """Draw eight training samples again: a column each, of image, layout, a style image and what is drawn."""
     batch = {key: value[:8] for key, value in batches[0].items()}
     style = model.style_vectors(batch["styles"], batch["has_style"])
-    null = model.style.null.expand_as(style)
-    network, layouts, has = model.denoiser, batch["layouts"], batch["has_layout"]
-    denoise = guided(
-        lambda x, s: network(x, s, style, layouts, has), lambda x, s: network(x, s, null, layouts, has), 1.5
-    )
+    layouts = batch["layouts"]
+    denoise = model.guided(style, layouts, Guidance(style=1.5))
     random = torch.Generator().manual_seed(seeds.derive(seed, "generator", "samples"))
     latent = model.first_stage.encode(batch["images"])
-    drawn = model.first_stage.decode(
-        dpm_solver_pp_2m(denoise, torch.randn(latent.shape, generator=random), karras_sigmas(12))
-    )
+    noise = torch.randn(latent.shape, generator=random)
+    drawn = model.first_stage.decode(dpm_solver_pp_2m(denoise, noise, model.way.sigmas(12)))
     side = drawn.shape[-1]
     shown = torch.nn.functional.interpolate(batch["styles"][:, 0], size=side)
     rows = [batch["images"], (2 * layouts - 1).expand(-1, 3, -1, -1), shown, drawn]

@@ -84,7 +84,7 @@ class UNet(nn.Module):
         self.mix = nn.Linear(condition, condition)
         self.layout = nn.Conv2d(factor**2, latent, 1)
         self.null_layout = nn.Parameter(torch.zeros(latent))
-        self.first = nn.Conv2d(3 * latent, channels[0], 3, padding=1)
+        self.first = nn.Conv2d(4 * latent, channels[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         width = channels[0]
         skips = [width]
@@ -114,7 +114,8 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(width, latent, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        self.linear = nn.Linear(condition, 5 * latent)
+        self.tint = nn.Linear(style, 2 * latent)
+        self.linear = nn.Linear(condition, 8 * latent)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -141,8 +142,8 @@ class UNet(nn.Module):
         condition = functional.silu(self.mix(functional.silu(embedded)))
         drawn = self.layout(functional.pixel_unshuffle(2 * layout - 1, self.factor))
         drawn = torch.where(has_layout[:, None, None, None], drawn, self.null_layout[:, None, None])
-        smooth = functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
-        y = self.first(torch.cat([x, 2 * smooth, drawn], 1))
+        fine, smooth = _smoothed(x, 3), _smoothed(x, 5)
+        y = self.first(torch.cat([x, 1.5 * fine, 2 * smooth, drawn], 1))
         skips = [y]
         for level, stage in enumerate(self.down):
             for block in stage:
@@ -158,13 +159,15 @@ class UNet(nn.Module):
             if level < len(self.grow):
                 y = functional.interpolate(self.grow[level](y), scale_factor=2.0, mode="nearest")
         share = functional.avg_pool2d(layout, self.factor) * has_layout[:, None, None, None]
-        return self.last(functional.silu(self.last_norm(y))) + self._linear_part(condition, x, smooth, mean, share)
+        gains = self.linear(condition)[:, :, None, None].chunk(8, 1)
+        everywhere, inside = self.tint(style)[:, :, None, None].chunk(2, 1)
+        # Most of a stain's colour is one value over a tile. A narrow network with group norms learns to pass the
+        # input through, to average it, and to tint it by the style only late in training; these products of a gain
+        # a channel, which follows the condition, learn it at once: a Wiener filter, and the colours of a style.
+        shortcuts = (x, fine, smooth, mean, torch.ones_like(mean), share, everywhere, inside * share)
+        filtered = sum(gain * part for gain, part in zip(gains, shortcuts, strict=True))
+        return self.last(functional.silu(self.last_norm(y))) + filtered
 
-    def _linear_part(self, condition: Tensor, x: Tensor, smooth: Tensor, mean: Tensor, share: Tensor) -> Tensor:
-        """Return a Wiener filter of the input and a tint, with gains a channel that follow the condition.
 
-        Most of a stain's colour is one value over a tile. A narrow network with group norms learns to pass
-        the input through and to average it only late in training; these gains learn it at once.
-        """
-        gains = self.linear(condition)[:, :, None, None].chunk(5, 1)
-        return gains[0] * x + gains[1] * smooth + gains[2] * mean + gains[3] + gains[4] * share
+def _smoothed(x: Tensor, side: int) -> Tensor:
+    return functional.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)

@@ -22,9 +22,9 @@ from stedm.config import SyntheticConfig
 from stedm.device import use_device
 from stedm.errors import UserError
 from stedm.generator.data import draw_style
-from stedm.generator.denoiser import guided
+from stedm.generator.guidance import Guidance
 from stedm.generator.model import Generator, load_generator
-from stedm.generator.sampler import dpm_solver_pp_2m, karras_sigmas
+from stedm.generator.sampler import SAMPLERS
 from stedm.progress import tracked
 from stedm.provenance import Product
 from stedm.synthetic.layouts import Transform, draw_transform, transformed_label
@@ -145,21 +145,18 @@ class Drawer:
         np.ndarray
             uint8 (batch, tile, tile, 3).
         """
-        network, config = self.model.denoiser, self.setting.config
+        config = self.setting.config
         drawn = torch.from_numpy(layouts[:, None].astype(np.float32)).to(self.device)
-        has = torch.ones(len(noise), dtype=torch.bool, device=self.device)
-        null = self.model.style.null.expand(len(noise), -1)
-
-        def unconditional(x: Tensor, sigma: Tensor) -> Tensor:
-            return network(x, sigma, null, drawn, has)
-
-        def conditional(x: Tensor, sigma: Tensor) -> Tensor:
-            return network(x, sigma, style, drawn, has)
-
-        denoise = unconditional if style is None else guided(conditional, unconditional, config.guidance)
-        latents = dpm_solver_pp_2m(denoise, noise, karras_sigmas(config.steps).to(self.device))
+        denoise = self.model.guided(style, drawn, guidance_of(config))
+        sigmas = self.model.way.sigmas(config.steps).to(self.device)
+        latents = SAMPLERS[config.sampler](denoise, noise, sigmas)
         images = self.model.first_stage.decode(latents).clamp(-1, 1)
         return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def guidance_of(config: SyntheticConfig) -> Guidance:
+    """Return the guidance that a configuration asks for."""
+    return Guidance(config.guidance, config.layout_guidance, config.guidance_rescale, config.guidance_interval)
 
 
 _drawer: Drawer | None = None
