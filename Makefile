@@ -31,9 +31,13 @@ demo: setup  ## every stage on the phantom cohort, CPU only: tables, figures, cl
 	@stedm headline config/demo.yaml
 
 DATA ?= data/monusac
-monusac: setup  ## the same on real images: make monusac DATA=/path/to/monusac
-	@snakemake --cores $(CORES) --configfile config/monusac.yaml --config cohort='{"options": {"path": "$(DATA)"}}'
-	@stedm headline results/monusac/config.yaml
+FOLD ?= 0
+# Fold 0 is the manifest's column `split` and the run `monusac`; the others have a column and a run of their own.
+PART  = $(if $(FOLD:0=),-fold$(FOLD))
+monusac: setup  ## the same on real images: make monusac DATA=/path/to/monusac [FOLD=0, 1 or 2]
+	@snakemake --cores $(CORES) --configfile config/monusac.yaml --config name=monusac$(PART) \
+		cohort='{"split": "split$(PART)", "options": {"path": "$(DATA)"}}'
+	@stedm headline results/monusac$(PART)/config.yaml
 
 search: setup  ## choose the strength of colour augmentation on training patients of the demo
 	@snakemake --cores $(CORES) --configfile config/demo.yaml -- search
@@ -56,5 +60,5 @@ docs: setup  ## docs/configuration.md and config/schema.json, from the schema
 lock: setup  ## requirements.lock, from pyproject.toml
 	@UV_FIND_LINKS= uv pip compile --universal --quiet --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
 
-clean:  ## results and data that can be made again (not the environment)
-	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac data .stedm .snakemake
+clean:  ## results, and the drawn phantom, that can be made again (not the environment, not fetched data)
+	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac* data/phantom .stedm/phantom.* .snakemake

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 PROJECT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("STEDM_SHARED", PROJECT.parent / "shared" / "data"))
+"""Real files, where they are at hand; they are not part of the project."""
 
 MINI = {
     "name": "mini",
@@ -66,6 +68,20 @@ def copy_project(root: Path) -> Path:
     for name in ("workflow", "profiles", "docs", "config", ".dvc"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("cache", "tmp"))
     return root
+
+
+def one_sentence(error) -> str:
+    """Return the text of an error, which is one sentence."""
+    text = str(error.value)
+    assert text.endswith(".") and "\n" not in text and ". " not in text, text
+    return text
+
+
+def shared(name: str) -> Path:
+    """Return a real file or folder, or skip the test that needs it."""
+    if not (SHARED / name).exists():
+        pytest.skip(f"{SHARED / name} is not here (STEDM_SHARED names the folder)")
+    return SHARED / name
 
 
 @pytest.fixture(scope="session")

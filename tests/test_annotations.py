@@ -1,16 +1,14 @@
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
+from conftest import shared
 
 from stedm.cohort.annotations import check_polygons, read_geojson
 from stedm.cohort.base import Polygon
 from stedm.errors import UserError
 
-SHARED = Path(os.environ.get("STEDM_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 SQUARE = [[10, 10], [30, 10], [30, 30], [10, 30], [10, 10]]
 HOLE = [[15, 15], [20, 15], [20, 20], [15, 20], [15, 15]]
 
@@ -101,9 +99,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_real_export_of_qupath():
-    path = SHARED / "qupath" / "polygon.geojson"
-    if not path.exists():
-        pytest.skip(f"{path} is not here (STEDM_SHARED names the folder)")
+    path = shared("qupath/polygon.geojson")
     with pytest.raises(UserError, match="has a class"):
         read_geojson(path)
     found = read_geojson(path, unclassified="tumour")

@@ -1,4 +1,4 @@
-"""Cohorts: drawing, verifying, damage, repair, DVC, manifests and label budgets."""
+"""The phantom as a cohort: drawing, verifying, damage, repair, DVC."""
 
 import hashlib
 import json
@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import one_sentence
 
-from stedm.cohort import Slide, dvc, files, labelled_patients, load_cohort, read_manifest
-from stedm.cohort.base import cohort_names
+from stedm.cohort import Slide, dvc, files, load_cohort, read_manifest
 from stedm.cohort.phantom import Options, freeze, manifest_rows
 from stedm.config import CohortConfig
 from stedm.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("STEDM_SHARED", Path(__file__).parents[2] / "shared"))
 TINY = {"seed": 3, "size": 512, "classes": ["0", "3+"], "train": 1, "validation": 1, "test": 1}
 
 
@@ -73,12 +72,6 @@ def flip(path, *, keep_times=True):
     path.write_bytes(content)
     if keep_times:
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
-def one_sentence(error):
-    text = str(error.value)
-    assert text.endswith(".") and "\n" not in text and ". " not in text, text
-    return text
 
 
 def contents(folder):
@@ -446,119 +439,3 @@ def test_checksums_trust_size_and_time_unless_forced(tmp_path):
     assert files.checksums(tmp_path, ["a", "b"], cache) == first
     assert files.checksums(tmp_path, ["a"], cache, force=True) != {"a": first["a"]}
     assert json.dumps(cache)
-
-
-# MoNuSAC
-
-
-def monusac(**options):
-    return CohortConfig(name="monusac", manifest=Path("config/cohorts/monusac.csv"), options=options)
-
-
-def test_monusac_missing_folder_is_one_sentence(tmp_path):
-    slides = read_manifest(PROJECT / "config/cohorts/monusac.csv")
-    cohort = load_cohort(monusac(), tmp_path)
-    assert cohort.state(slides) == "whole"
-    with pytest.raises(UserError, match=r"data/monusac: no such folder; set cohort\.options\.path"):
-        cohort.acquire(slides)
-
-
-def test_monusac_split_is_the_documented_one():
-    path = PROJECT / "config/cohorts/monusac.csv"
-    slides = read_manifest(path)
-    rows = [line.split(",") for line in path.read_text().splitlines() if line.startswith("TCGA")]
-    organ = {row[1]: row[4] for row in rows}
-    split = {slide.patient: slide.split for slide in slides}
-    assert len(slides) == 45 and len(organ) == 14
-    assert all(slide.patient == slide.slide[:12] for slide in slides)
-    counts = {"kidney": (1, 1), "lung": (2, 1), "breast": (1, 0), "prostate": (1, 0)}
-    for name, (test, validation) in counts.items():
-        patients = [patient for patient in organ if organ[patient] == name]
-        patients.sort(key=lambda patient: hashlib.sha256(f"0/{patient}".encode()).digest())
-        for rank, patient in enumerate(patients):
-            expected = "test" if rank < test else "validation" if rank < test + validation else "train"
-            assert split[patient] == expected
-    train = {slide.patient for slide in slides if slide.split == "train"}
-    assert len(train) - len(labelled_patients(slides, 2, 0)) >= 5
-
-
-@pytest.mark.skipif(not (SHARED / "data/monusac").is_dir(), reason="needs ../shared/data/monusac")
-def test_real_monusac(tmp_path):
-    import cv2
-
-    cohort = load_cohort(monusac(path=SHARED / "data/monusac"), tmp_path)
-    slides = read_manifest(PROJECT / "config/cohorts/monusac.csv")
-    assert cohort.acquire(slides)["data"] == "verified"
-    assert cohort.state(slides) == "whole"
-    mask = cohort.annotation(slides[0])
-    image = cv2.imread(str(cohort.slide_path(slides[0])))
-    pixels = cv2.imread(str(mask.path), cv2.IMREAD_GRAYSCALE)
-    assert pixels.shape == image.shape[:2] and mask.annotated == "nucleus"
-    assert 0.39 < (pixels > mask.threshold).mean() < 0.41
-    assert cohort.mpp(slides[0]) == 0.25
-
-
-# Manifests and label budgets
-
-
-def test_cohort_names():
-    assert {"monusac", "phantom"} <= set(cohort_names())
-    with pytest.raises(UserError, match=r"there are .*monusac, phantom"):
-        load_cohort(CohortConfig(name="dvc", manifest=Path("x.csv")))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "has no slides"),
-        ("slide,patient,class\ns,p,c\n", "column 'split' is missing"),
-        ("slide,patient,class,split\ns,p,,train\n", "row 1 has an empty field"),
-        ("slide,patient,class,split\ns,p\n", "row 1 has an empty field"),
-        ("slide,patient,class,split\ns,p,c,dev\n", "split 'dev'"),
-        ("slide,patient,class,split\na/b,p,c,train\n", "no safe file name"),
-        ("slide,patient,class,split\ns,p,c,train\ns,q,c,train\n", "stands in two rows"),
-        ("slide,patient,class,split\ns,p,c,train\nt,p,c,test\n", "one split and one class"),
-        ("slide,patient,class,split\ns,p,c,train\nt,p,d,train\n", "one split and one class"),
-    ],
-)
-def test_faulty_manifests_are_one_sentence(tmp_path, text, words):
-    path = tmp_path / "m.csv"
-    path.write_text("# a comment\n" + text)
-    with pytest.raises(UserError, match=r"m\.csv") as error:
-        read_manifest(path)
-    assert words in one_sentence(error)
-
-
-def test_missing_manifest_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="No such file"):
-        read_manifest(tmp_path / "none.csv")
-
-
-def people(train=6):
-    rows = [Slide(f"s{g}{n}", f"p{g}{n}", g, "train") for g in "ab" for n in range(train)]
-    return [*rows, Slide("v", "pv", "a", "validation"), Slide("t", "pt", "b", "test")]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_budgets_are_nested_stratified_and_stable(seed):
-    slides = people()
-    before = set()
-    for budget in (1, 2, 3, 6):
-        drawn = labelled_patients(slides, budget, seed)
-        assert [p[1] for p in drawn] == ["a"] * budget + ["b"] * budget
-        assert before <= set(drawn)
-        assert drawn == labelled_patients(list(reversed(slides)), budget, seed)
-        before = set(drawn)
-    assert before == set(labelled_patients(slides, None, seed))
-    joined = set(labelled_patients(people(train=7), 3, seed))
-    assert len(set(labelled_patients(slides, 3, seed)) - joined) <= 2
-
-
-def test_seeds_draw_different_patients():
-    assert len({tuple(labelled_patients(people(), 2, seed)) for seed in range(8)}) > 4
-
-
-def test_too_large_a_budget_is_one_sentence():
-    with pytest.raises(UserError, match="7 labelled patients of class 'a'") as error:
-        labelled_patients(people(), 7, 0)
-    one_sentence(error)

@@ -1,5 +1,6 @@
+"""Cutting slides into the tile store, in one process or several, and what stops it."""
+
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from hashlib import md5
@@ -8,323 +9,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import pyvips
-import shapely
+from pictures import box, save, scene, whole
 
-from stedm.cohort.base import MaskImage, Polygon, Slide
+from stedm.cohort.base import Slide
 from stedm.config import TilesConfig
 from stedm.errors import UserError
 from stedm.tiles import cut as cutting
 from stedm.tiles import slide as slide_module
 from stedm.tiles.backends import open_slide
-from stedm.tiles.cut import cut_cohort, cut_files, cut_slide
-from stedm.tiles.layout import PolygonLayout, label_from_mask, rasterise
-from stedm.tiles.reader import working_downsample
-from stedm.tiles.store import EMPTY, OUTSIDE, TileStore
-from stedm.tiles.tissue import tissue_fractions, tissue_mask
-
-SHARED = Path(os.environ.get("STEDM_SHARED", Path(__file__).parents[2] / "shared" / "data"))
-
-
-def shared(name):
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is not here (STEDM_SHARED names the folder)")
-    return path
-
-
-def scene(width=517, height=389, seed=0):
-    """Glass with a disc of tissue."""
-    random = np.random.default_rng(seed)
-    image = np.clip(random.normal(242, 2, (height, width, 3)), 0, 255)
-    y, x = np.mgrid[:height, :width]
-    inside = (x - 0.45 * width) ** 2 + (y - 0.5 * height) ** 2 < (0.38 * height) ** 2
-    image[inside] = np.clip(random.normal((190, 120, 170), 25, (inside.sum(), 3)), 0, 255)
-    return image.astype(np.uint8)
-
-
-def save(path, image, pyramid=False, mpp=0.5, compression="deflate"):
-    picture = pyvips.Image.new_from_array(image, interpretation="srgb")
-    options = {"xres": 1000 / mpp, "yres": 1000 / mpp} if mpp else {}
-    if mpp:
-        options["resunit"] = "cm"
-    tile = {"tile": True, "tile_width": 128, "tile_height": 128, "compression": compression, "Q": 90}
-    picture.tiffsave(str(path), pyramid=pyramid, **tile, **options)
-    return path
-
-
-def whole(path, downsample, **options):
-    with open_slide(path, **options) as reader:
-        return reader.read(0, 0, *reader.working_size(downsample), downsample)
-
-
-# Reading
-
-
-def test_facts_of_a_slide(tmp_path):
-    with open_slide(save(tmp_path / "a.tif", scene(), pyramid=True)) as reader:
-        assert (reader.backend, reader.size) == ("pyvips", (517, 389))
-        assert reader.mpp == pytest.approx(0.5, rel=1e-4)
-        # 517 / 258 is 2.004, yet each pixel of that level is the mean of two by two.
-        assert reader.level_downsamples == [1, 2, 4, 8]
-    with open_slide(tmp_path / "a.tif", mpp=0.25) as reader:
-        assert reader.mpp == 0.25
-    with open_slide(save(tmp_path / "b.tif", scene(), mpp=None)) as reader:
-        assert reader.mpp is None
-
-
-@pytest.mark.parametrize("downsample", [1, 2, 3, 7])
-def test_integer_reduction_is_the_rounded_area_mean(tmp_path, downsample):
-    image = scene()
-    found = whole(save(tmp_path / "a.tif", image), downsample)
-    height, width = found.shape[:2]
-    assert (width, height) == (517 // downsample, 389 // downsample)
-    blocks = image[: height * downsample, : width * downsample].astype(float)
-    mean = blocks.reshape(height, downsample, width, downsample, 3).mean(axis=(1, 3))
-    assert np.abs(found - mean).max() <= 0.5 + 1e-6
-    # Of the sums of four values every fourth is a half, which goes up.
-    assert abs((found - mean).mean()) < (0.15 if downsample == 2 else 0.1)
-
-
-@pytest.mark.parametrize("downsample", [1.5, 2.004, 3.3])
-def test_fractional_reduction_is_the_rounded_area_mean(tmp_path, downsample):
-    image = scene(120, 90)
-    found = whole(save(tmp_path / "a.tif", image), downsample)
-    fine = np.repeat(np.repeat(image, 20, 0), 20, 1).astype(float)
-    for y, x in [(0, 0), (5, 9), (20, 30), (found.shape[0] - 1, found.shape[1] - 1)]:
-        rows, columns = (slice(round(n * downsample * 20), round((n + 1) * downsample * 20)) for n in (y, x))
-        np.testing.assert_allclose(found[y, x], fine[rows, columns].mean(axis=(0, 1)), atol=2.5)  # coarse edges
-    inside = fine[: round(found.shape[0] * downsample * 20), : round(found.shape[1] * downsample * 20)]
-    assert abs(found.mean() - inside.mean()) < 0.1
-
-
-@pytest.mark.parametrize("downsample", [1, 2, 2.5, 4, 5.7])
-def test_blocks_equal_the_whole(tmp_path, downsample):
-    path = save(tmp_path / "a.tif", scene(), pyramid=True)
-    expected = whole(path, downsample)
-    height, width = expected.shape[:2]
-    found = np.zeros_like(expected)
-    with open_slide(path) as reader:
-        for y in range(0, height, 23):
-            for x in range(0, width, 41):
-                size = (min(41, width - x), min(23, height - y))
-                found[y : y + size[1], x : x + size[0]] = reader.read(x, y, *size, downsample)
-    difference = np.abs(found.astype(int) - expected).max()
-    assert difference == 0 if float(downsample).is_integer() else difference <= 1
-
-
-def test_large_reads_go_in_pieces(tmp_path, monkeypatch):
-    path = save(tmp_path / "a.tif", scene())
-    expected = whole(path, 3)
-    monkeypatch.setattr("stedm.tiles.reader.FETCH_PIXELS", 5000)
-    np.testing.assert_array_equal(whole(path, 3), expected)
-
-
-def test_transparent_scans_are_white(tmp_path):
-    image = np.dstack([np.full((64, 64, 3), 100, np.uint8), np.zeros((64, 64), np.uint8)])
-    image[:, 32:, 3] = 255
-    pyvips.Image.new_from_array(image, interpretation="srgb").pngsave(str(tmp_path / "a.png"))
-    found = whole(tmp_path / "a.png", 1)
-    assert (found[:, :32] == 255).all()
-    assert (found[:, 32:] == 100).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "downsample", "regions"),
-    [
-        ("CMU-1-Small-Region.svs", 1, [(0, 0, 300, 200), (37, 55, 400, 300), (1501, 203, 301, 333)]),
-        ("CMU-1-Small-Region.svs", 4, [(0, 0, 555, 741), (37, 55, 400, 300), (150, 203, 301, 333)]),
-        # OpenSlide takes 2.0003 for this level's downsample, so far from the corner it reads between pixels.
-        ("cmu1_pyramid.tiff", 2, [(0, 0, 1110, 1483), (3, 5, 64, 64)]),
-        ("cmu1_pyramid.tiff", 4, [(0, 0, 555, 741), (3, 5, 64, 64)]),
-    ],
-)
-def test_backends_agree_on_real_slides(name, downsample, regions):
-    path = shared(f"slides/{name}")
-    with open_slide(path) as one, open_slide(path, backend="openslide") as other:
-        assert (one.backend, other.backend) == ("pyvips", "openslide")
-        assert one.mpp == pytest.approx(other.mpp, rel=1e-4)
-        assert one.size == other.size
-        assert one.level_downsamples == other.level_downsamples
-        for region in regions:
-            pixels = [reader.read(*region, downsample).astype(int) for reader in (one, other)]
-            assert np.abs(pixels[0] - pixels[1]).max() <= 1
-
-
-def test_working_resolution(tmp_path):
-    path = save(tmp_path / "a.tif", scene(), mpp=0.499)
-    with open_slide(path) as reader:
-        # Within 1 % of a whole number it is that number.
-        assert working_downsample(reader, TilesConfig(mpp=1.0)) == 2
-        assert working_downsample(reader, TilesConfig(mpp=0.495)) == 1
-        assert working_downsample(reader, TilesConfig(mpp=1.2475)) == pytest.approx(2.5, rel=1e-4)
-        assert working_downsample(reader, TilesConfig(downsample=3.7)) == 3.7
-        with pytest.raises(UserError, match=r"a\.tif: scanned at 0\.499"):
-            working_downsample(reader, TilesConfig(mpp=0.25))
-
-
-def test_missing_mpp_asks_for_it(tmp_path):
-    path = save(tmp_path / "a.tif", scene(), mpp=None)
-    with open_slide(path) as reader, pytest.raises(UserError, match=r"a\.tif.*--mpp"):
-        working_downsample(reader, TilesConfig(mpp=1.0))
-
-
-def damaged(path, how):
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages[0]
-        place, length = page.dataoffsets[6], page.databytecounts[6]
-    data = bytearray(path.read_bytes())
-    if how == "cut short":
-        data = data[: place + length // 2]
-    elif how == "zeroed":
-        data[place : place + length] = bytes(length)
-    else:
-        rest = length - length // 2
-        data[place + length // 2 : place + length] = b"\xff\xd9" + bytes(rest - 2)  # JPEG's end of image
-    path.write_bytes(data)
-    return path
-
-
-@pytest.mark.parametrize("how", ["cut short", "zeroed", "half a tile"])
-@pytest.mark.parametrize("backend", ["pyvips", "openslide"])
-def test_damaged_slides_are_errors_never_blank(tmp_path, how, backend):
-    path = damaged(save(tmp_path / "broken.tif", scene(), compression="jpeg"), how)
-    with pytest.raises(UserError, match=r"broken\.tif") as error:
-        whole(path, 1, backend=backend)
-    if how != "cut short":
-        assert "of level 0" in str(error.value)
-
-
-def test_a_slide_cut_short_names_itself(tmp_path):
-    source = save(tmp_path / "a.tif", scene(), compression="jpeg").read_bytes()
-    for share in (0.3, 0.6, 0.95):
-        (tmp_path / "short.tif").write_bytes(source[: int(len(source) * share)])
-        with pytest.raises(UserError, match=r"short\.tif"):
-            whole(tmp_path / "short.tif", 1)
-    cv2.imwrite(str(tmp_path / "a.jpg"), scene())
-    data = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"a\.jpg"):
-        whole(tmp_path / "a.jpg", 1)
-    with pytest.raises(UserError, match=r"b\.svs"):
-        open_slide(tmp_path / "b.svs")
-    (tmp_path / "c.mrxs").write_text("no slide")
-    with pytest.raises(UserError, match=r"c\.mrxs"):
-        open_slide(tmp_path / "c.mrxs")
-
-
-# Tissue
-
-
-@pytest.mark.parametrize("colour", [(200, 150, 190), (150, 110, 80), (222, 222, 230), (235, 205, 222)])
-def test_tissue_is_found_in_any_stain(colour):
-    random = np.random.default_rng(1)
-    image = np.clip(random.normal(242, 2.5, (200, 300, 3)), 0, 255)
-    y, x = np.mgrid[:200, :300]
-    disc = (y - 100) ** 2 + (x - 150) ** 2 < 60**2
-    image[disc] = np.clip(random.normal(colour, 4, (disc.sum(), 3)), 0, 255)
-    found = tissue_mask(image.astype(np.uint8))
-    assert (found & disc).sum() / (found | disc).sum() > 0.95
-
-
-def test_glass_black_and_all_tissue():
-    random = np.random.default_rng(2)
-    glass = np.clip(random.normal((240, 241, 238), 2.5, (150, 200, 3)), 0, 255).astype(np.uint8)
-    assert not tissue_mask(glass).any()
-    assert tissue_mask(np.clip(random.normal((190, 130, 180), 30, (139, 88, 3)), 0, 255).astype(np.uint8)).all()
-    glass[:50] = 0
-    assert tissue_mask(glass).mean() < 0.02
-
-
-def test_tissue_of_edge_tiles_counts_what_lies_inside():
-    mask = np.zeros((10, 25), bool)
-    mask[:, 20:] = True
-    found = tissue_fractions(mask, tile=40, width=100, height=40)
-    np.testing.assert_allclose(found, [[0, 0, 1]], atol=1e-6)
-
-
-# Layouts
-
-
-def star(centre, radius, points=40, seed=0, annotated="a"):
-    random = np.random.default_rng(seed)
-    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    reach = radius * random.uniform(0.6, 1.2, points)
-    ring = np.stack([centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle)], axis=1)
-    return Polygon(annotated, ring)
-
-
-def box(x0, y0, x1, y1, annotated="a", holes=()):
-    rings = [np.array([[a, b], [c, b], [c, d], [a, d]], float) for a, b, c, d in [(x0, y0, x1, y1), *holes]]
-    return Polygon(annotated, rings[0], tuple(rings[1:]))
-
-
-@pytest.mark.parametrize("downsample", [1, 2, 3.7])
-def test_polygons_are_drawn_by_pixel_centres(downsample):
-    shape = star((150.3, 120.8), 90)
-    hole = star((150.3, 120.8), 30, seed=3).exterior
-    shape = Polygon("a", np.vstack([shape.exterior, shape.exterior[:1]]), (hole,))
-    width, height = int(300 / downsample), int(260 / downsample)
-    found = rasterise([shape], classes=["a"], width=width, height=height, downsample=downsample)
-    y, x = np.mgrid[:height, :width]
-    area = shapely.Polygon(shape.exterior, shape.holes)
-    expected = shapely.contains_xy(area, (x + 0.5) * downsample, (y + 0.5) * downsample)
-    assert expected.sum() > 100
-    np.testing.assert_array_equal(found == 1, expected)
-
-
-def test_windows_of_a_layout_equal_the_whole():
-    shapes = [star((40 * n, 30 * n), 35, seed=n) for n in range(1, 6)]
-    layout = PolygonLayout(shapes, ["a"])
-    expected = layout.draw(0, 0, 120, 90, 2)
-    found = np.vstack(
-        [np.hstack([layout.draw(x, y, 17, 9, 2) for x in range(0, 120, 17)])[:, :120] for y in range(0, 90, 9)]
-    )
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_smaller_lies_on_top_and_holes_show_what_is_below():
-    large, small = box(0, 0, 40, 40, "a"), box(10, 10, 20, 20, "b")
-    ring = box(4, 4, 36, 36, "c", holes=[(8, 8, 30, 30)])
-    expected = np.full((40, 40), 1)
-    expected[4:36, 4:36] = 3
-    expected[8:30, 8:30] = 1
-    expected[10:20, 10:20] = 2
-    for order in ([large, small, ring], [ring, small, large], [small, large, ring]):
-        found = rasterise(order, classes=["a", "b", "c"], width=40, height=40, downsample=1)
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_of_equally_large_polygons_the_later_lies_on_top():
-    shapes = [box(0, 0, 10, 10, "a"), box(5, 0, 15, 10, "b")]
-    for order, label in ((shapes, 2), (shapes[::-1], 1)):
-        found = rasterise(order, classes=["a", "b"], width=20, height=10, downsample=1)
-        assert (found[:, 5:10] == label).all()
-
-
-def test_mask_images(tmp_path, monkeypatch):
-    random = np.random.default_rng(0)
-    marked = (cv2.GaussianBlur(random.random((90, 121)), (0, 0), 4) > 0.5).astype(np.uint8) * 255
-    cv2.imwrite(str(tmp_path / "m.png"), marked)
-    mask, common = MaskImage(tmp_path / "m.png", "b"), {"classes": ["a", "b"], "size": (121, 90)}
-    found = label_from_mask(mask, width=60, height=45, downsample=2, **common)
-    share = (marked[:90, :120] / 255).reshape(45, 2, 60, 2).mean(axis=(1, 3))
-    np.testing.assert_array_equal(found, np.where(share >= 0.5, 2, 0))
-    window = label_from_mask(mask, width=13, height=11, downsample=2, origin=(7, 5), **common)
-    np.testing.assert_array_equal(window, found[5:16, 7:20])
-    monkeypatch.setattr("stedm.tiles.layout.FETCH_PIXELS", 200)
-    np.testing.assert_array_equal(label_from_mask(mask, width=60, height=45, downsample=2, **common), found)
-    fractional = label_from_mask(mask, width=48, height=36, downsample=2.5, **common)
-    assert abs((fractional > 0).mean() - (marked > 0).mean()) < 0.03
-    with pytest.raises(UserError, match=r"m\.png: the mask is 121 × 90 pixels, its slide 120 × 90"):
-        label_from_mask(mask, classes=["b"], size=(120, 90), width=60, height=45, downsample=2)
-    with pytest.raises(UserError, match=r"class 'b'"):
-        label_from_mask(mask, classes=["a"], size=(121, 90), width=60, height=45, downsample=2)
-
-
-# Cutting
+from stedm.tiles.cut import cut_cohort, cut_files
+from stedm.tiles.layout import rasterise
+from stedm.tiles.slide import cut_slide
+from stedm.tiles.store import EMPTY, OUTSIDE, TileStore, split_records
 
 
 @dataclass
@@ -352,6 +48,13 @@ def cohort(tmp_path_factory):
     for n in range(5):
         save(folder / f"s{n}.tif", scene(517 - 10 * n, 389, seed=n), pyramid=True, compression="jpeg")
     return FakeCohort(folder)
+
+
+def cut(reader, annotation, config, plan=None):
+    """Return images, labels and rows of a whole slide."""
+    pieces = list(cut_slide(reader, annotation, config, plan or slide_module.plan_slide(reader, config)))
+    images, labels = split_records(np.concatenate([records for records, _ in pieces]), config.tile)
+    return images, labels, [row for _, rows in pieces for row in rows]
 
 
 SLIDES = [Slide(f"s{n}", f"p{n}", "ab"[n % 2], "train") for n in range(5)]
@@ -414,15 +117,15 @@ def test_stored_tiles_are_those_with_tissue(cohort, reference):
         inside = label != OUTSIDE
         assert store.column("foreground")[row] == pytest.approx((label[inside] == 1).mean(), abs=1e-5)
     with open_slide(cohort.slide_path(SLIDES[0])) as reader:
-        everything = cut_slide(reader, SLIDES[0], None, CONFIG.model_copy(update={"min_tissue": 0.0}))
-    assert len(everything[3]) == 9 * 7
-    assert everything[3][0]["foreground"] is None
-    last = everything[2][-1]
+        images, labels, rows = cut(reader, None, CONFIG.model_copy(update={"min_tissue": 0.0}))
+    assert len(rows) == 9 * 7
+    assert rows[0]["foreground"] is None
+    last = labels[-1]
     assert (last[2:] == OUTSIDE).all()
     assert (last[:, 2:] == OUTSIDE).all()
     assert (last[:2, :2] == 0).all()
     # Beyond the edge the picture goes on mirrored.
-    picture = everything[1][-1]
+    picture = images[-1]
     np.testing.assert_array_equal(picture[2:4, :2], picture[1::-1, :2])
     np.testing.assert_array_equal(picture[:2, 2:4], picture[:2, 1::-1])
 
@@ -430,16 +133,16 @@ def test_stored_tiles_are_those_with_tissue(cohort, reference):
 def test_strips_equal_the_slide_read_whole(cohort, reference, monkeypatch):
     with open_slide(cohort.slide_path(SLIDES[0])) as reader:
         plan = slide_module.plan_slide(reader, CONFIG)
-        one = cut_slide(reader, SLIDES[0], cohort.annotation(None), CONFIG, plan)
+        one = cut(reader, cohort.annotation(None), CONFIG, plan)
         assert plan.pixels is not None
         monkeypatch.setattr(slide_module, "WHOLE_PIXELS", 0)
         strips = slide_module.plan_slide(reader, CONFIG)
         assert strips.pixels is None
         strips = slide_module.Plan(**{**vars(strips), "fractions": plan.fractions})
-        other = cut_slide(reader, SLIDES[0], cohort.annotation(None), CONFIG, strips)
+        other = cut(reader, cohort.annotation(None), CONFIG, strips)
+    np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
-    np.testing.assert_array_equal(one[2], other[2])
-    assert one[3] == other[3]
+    assert one[2] == other[2]
 
 
 def test_workers_make_the_same_store(cohort, reference, tmp_path):
@@ -509,7 +212,7 @@ def test_a_damaged_slide_stops_the_cut(cohort, tmp_path):
 )
 def test_annotations_that_do_not_fit_are_refused(cohort, shape, message):
     with open_slide(cohort.slide_path(SLIDES[0])) as reader, pytest.raises(UserError, match=message) as error:
-        cut_slide(reader, SLIDES[0], [shape], CONFIG)
+        cut(reader, [shape], CONFIG)
     assert "s0.tif" in str(error.value)
 
 
@@ -551,7 +254,7 @@ def test_small_images_alone(tmp_path):
     assert (label == 1).sum() == 25 * 45
     assert (tmp_path / "out" / "preview" / "small.png").stat().st_size < 150_000
     assert (tmp_path / "out" / "provenance.json").is_file()
-    with pytest.raises(UserError, match="--mpp"):
+    with pytest.raises(UserError, match="--slide-mpp"):
         cut_files([tmp_path / "small.jpg"], tmp_path / "other", config)
     assert not (tmp_path / "other").exists()
 

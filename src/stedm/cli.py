@@ -43,7 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="stedm", description="Style-Extracting Diffusion Models, from slides to tables and claims."
     )
     parser.add_argument("--version", action="version", version=f"stedm {__version__}")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(
+        title="verbs",
+        description="cohort to report are the stages of the workflow, in its order; the others help a user.",
+        required=True,
+        metavar="VERB",
+    )
 
     def verb(name: str, text: str, run) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -62,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     cohort.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
     what = cohort.add_mutually_exclusive_group()
     what.add_argument("--repair", action="store_true", help="mend lost or changed files, and only those")
-    what.add_argument("--freeze", action="store_true", help="draw a phantom anew and record its checksums")
+    what.add_argument(
+        "--freeze", action="store_true", help="accept the files (a phantom is drawn anew): record checksums"
+    )
 
     tiles = verb("tiles", STAGES["tiles"] + ": of a configuration's cohort, or of slides by path", _run_tiles)
     tiles.add_argument("source", nargs="+", type=Path, help="a configuration (.yaml), or slides")
@@ -86,8 +93,31 @@ def _parser() -> argparse.ArgumentParser:
         ("record", "copy a run's results to results/reference", _run_record),
         ("plan", "list the runs that a configuration needs", _run_plan),
         ("check", "check a configuration and print it with all defaults", _run_check),
+        ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    fetch = verb("fetch", "say where a cohort comes from, and download it", _run_fetch)
+    fetch.add_argument("config", type=Path, help="configuration, such as config/flowers.yaml")
+    fetch.add_argument("--yes", action="store_true", help="consent to licence and size, and download")
+
+    export = verb("export", "write layouts, tile grids and predictions as GeoJSON for QuPath", _run_export)
+    export.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the files")
+    export.add_argument("--segmenter", nargs="+", default=[], metavar="ID", help="runs whose predictions are exported")
+    export.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of the runs (default last)")
+    export.add_argument("--slides", nargs="+", default=[], metavar="NAME", help="slides (default all)")
+    export.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.35,
+        help="move outlines by at most so many working pixels to simplify them (default 0.35: no pixel changes sides)",
+    )
+
+    doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
+    doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
+    doctor.add_argument("--slides", nargs="+", type=Path, default=[], metavar="PATH", help="slides of no cohort")
+    doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
+
     verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
     return parser
 
@@ -139,7 +169,7 @@ def _run_cohort(options: argparse.Namespace) -> None:
         make_cohort(plan, plan.cohort)
         return
     cohort, workers = load_cohort(config.cohort), config.execution.slide_workers
-    if not hasattr(cohort, "freeze"):
+    if not hasattr(cohort, "freeze" if options.freeze else "repair"):
         raise UserError(
             f"{options.config}: the cohort {config.cohort.name!r} is not drawn by code; its files "
             "are mended where they came from."
@@ -221,6 +251,54 @@ def _run_check(options: argparse.Namespace) -> None:
 
     plan = _plan(options.config)
     print(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _run_manifest(options: argparse.Namespace) -> None:
+    from stedm.cohort import load_cohort
+    from stedm.cohort.files import write_manifest
+    from stedm.config import load_config
+
+    config = load_config(options.config).cohort
+    cohort = load_cohort(config)
+    if not hasattr(cohort, "list_slides"):
+        raise UserError(
+            f"{options.config}: the cohort {config.name!r} has no table of slides; write its manifest by hand."
+        )
+    rows, comment = cohort.list_slides()
+    write_manifest(config.manifest, rows, comment)
+    log.info("wrote %s: %d slides; commit it", config.manifest, len(rows))
+
+
+def _run_fetch(options: argparse.Namespace) -> None:
+    from stedm.tools.fetch import fetch_cohort
+
+    fetch_cohort(options.config, consent=options.yes)
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from stedm.tools.export import export
+
+    summary = export(
+        _plan(options.config),
+        options.out,
+        segmenters=options.segmenter,
+        checkpoint=options.checkpoint,
+        slides=options.slides,
+        tolerance=options.tolerance,
+    )
+    log.info("wrote %s; %s states the error of each file", options.out, summary)
+
+
+def _run_doctor(options: argparse.Namespace) -> None:
+    from stedm.tools.doctor import examine
+    from stedm.tools.findings import report, sound, write_json
+
+    rows = examine(options.config, options.slides)
+    print(report(rows))
+    if options.json:
+        write_json(options.json, rows)
+    if not sound(rows):
+        sys.exit(1)
 
 
 def _run_docs(options: argparse.Namespace) -> None:

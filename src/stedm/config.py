@@ -39,6 +39,8 @@ class CohortConfig(Section):
     """The cohort's module in `stedm.cohort`, its folder in `data/` and in `results/runs/`."""
     manifest: Path
     """CSV of facts (slide, patient, class, split, checksums), relative to the project's root."""
+    split: str = "split"
+    """Column of the manifest that is the split: one manifest can hold several, such as folds of patients."""
     options: dict[str, Any] = {}
     """Settings of this cohort's own; each cohort module documents and checks them."""
 
@@ -57,7 +59,7 @@ class TilesConfig(Section):
     foreground: list[str] = ["tumour"]
     """The annotated classes that the layout and the segmenter call foreground."""
     min_tissue: Fraction = 0.1
-    """Tiles with less tissue than this are not stored."""
+    """Tiles with less tissue than this are not stored; with 0 no tissue is sought and all of a slide counts as such."""
 
     @model_validator(mode="after")
     def _one_resolution(self) -> TilesConfig:

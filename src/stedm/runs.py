@@ -58,7 +58,7 @@ class Plan:
 
     def __init__(self, config: Config, root: Path = Path()) -> None:
         self.config, self.root = config, Path(root)
-        self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest)
+        self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest, config.cohort.split)
         self.data = load_cohort(config.cohort, self.root)
         for split in ("train", "test"):
             if not self.patients(split):
@@ -90,9 +90,13 @@ class Plan:
         """Return the labelled patients of a budget and seed; all training patients for None."""
         return labelled_patients(self.slides, budget, self.draw(seed))
 
-    def unlabelled(self, labelled: list[str]) -> list[str]:
-        """Return the training patients that are not labelled."""
+    def unused(self, labelled: list[str]) -> list[str]:
+        """Return the training patients that have labels and are not among the labelled ones."""
         return sorted(set(self.patients("train")) - set(labelled))
+
+    def unlabelled(self, labelled: list[str]) -> list[str]:
+        """Return the patients that give styles: the unused ones, and those of the split `unlabelled`."""
+        return sorted([*self.unused(labelled), *self.patients("unlabelled")])
 
     # ---- runs
 

@@ -119,7 +119,7 @@ def make_segmenter(plan: Plan, run: Run) -> None:
     if "colour_jitter" in run.settings["segmenter"]:
         update = {"colour_jitter": run.settings["segmenter"]["colour_jitter"]}
         settings = settings.model_copy(update=update)
-    scored = plan.patients("test") if run.settings["scored"] == "test" else plan.unlabelled(labelled)
+    scored = plan.patients("test") if run.settings["scored"] == "test" else plan.unused(labelled)
     with product(run.folder, stage="segmenter", settings=_settings(run), inputs=inputs, keep=STATE_FILES) as making:
         train_segmenter(
             making,

@@ -14,7 +14,8 @@ import numpy as np
 from stedm.config import CohortConfig
 from stedm.errors import UserError
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "unlabelled", "validation", "test")
+"""`unlabelled` patients give styles and never labels; whether anyone annotated them does not matter."""
 COLUMNS = ("slide", "patient", "class", "split")
 
 
@@ -28,7 +29,7 @@ class Slide:
     """The unit of every split and every statistic."""
     group: str
     """Class or subtype of the patient (the column `class`): label budgets are stratified by it."""
-    split: Literal["train", "validation", "test"]
+    split: Literal["train", "unlabelled", "validation", "test"]
     md5: str | None = None
     """Checksum of the slide file, where known."""
     annotation_md5: str | None = None
@@ -47,6 +48,23 @@ class Polygon:
     """Inner rings, each as the outer one."""
 
 
+REGION = "Region*"
+"""Annotated class of what bounds the annotations (QuPath's own name for it): where a slide has such polygons,
+labels outside of them are unknown."""
+IGNORED = "Ignore*"
+"""Annotated class of what nobody can tell (QuPath's own name for it): labels inside of such polygons are unknown."""
+BOUNDS = (REGION, IGNORED)
+"""Annotated classes that say where labels are known."""
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Annotations of one slide by several people: each pixel has the label on which most of them agree."""
+
+    annotators: tuple[tuple[Polygon, ...], ...]
+    """Polygons of each person; those of :data:`BOUNDS` count for all, whoever drew them."""
+
+
 @dataclass(frozen=True)
 class MaskImage:
     """Annotations as an image of the slide's size: pixels above the threshold are of one class."""
@@ -56,10 +74,28 @@ class MaskImage:
     threshold: int = 127
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a cohort comes from, as `stedm fetch` says it."""
+
+    title: str
+    version: str
+    where: str
+    licence: str
+    size: str
+    ask: str
+    """Who answers questions."""
+    by_hand: str = ""
+    """How to get it where no command can; empty where the cohort has a method ``fetch``."""
+
+
 class Cohort(Protocol):
     """What a cohort module's ``open_cohort(config, root)`` returns.
 
     A module ``stedm.cohort.<name>`` is a cohort when it has that function; nothing else registers it.
+
+    A cohort may offer more: ``list_slides()``, the manifest's rows and what to say above them (`stedm manifest`);
+    ``source()`` and ``fetch()`` (`stedm fetch`); ``freeze()`` and ``repair()`` (`stedm cohort`).
     """
 
     data: Path
@@ -83,7 +119,7 @@ class Cohort(Protocol):
     def mpp(self, slide: Slide) -> float | None:
         """Resolution of level 0 in µm per pixel where the file does not state it, else None."""
 
-    def annotation(self, slide: Slide) -> list[Polygon] | MaskImage | None:
+    def annotation(self, slide: Slide) -> list[Polygon] | Consensus | MaskImage | None:
         """Annotations of a slide; None where it has none.
 
         Raises
@@ -103,7 +139,7 @@ def cohort_names() -> list[str]:
     """Names of the cohorts that this installation knows."""
     import stedm.cohort
 
-    private = {"base", "budget", "annotations", "files", "dvc"}
+    private = {"annotations", "archives", "base", "budget", "dvc", "exact", "files", "local", "web"}
     return sorted(m.name for m in pkgutil.iter_modules(stedm.cohort.__path__) if m.name not in private)
 
 
@@ -121,52 +157,102 @@ def load_cohort(config: CohortConfig, root: Path = Path()) -> Cohort:
     return importlib.import_module(module_name).open_cohort(config, Path(root))
 
 
-def read_manifest(path: Path) -> list[Slide]:
-    """Read a cohort's manifest.
-
-    Columns ``slide, patient, class, split`` and optionally ``md5, annotation_md5``; lines that start
-    with ``#`` are comments.
+def read_manifest(path: Path, split: str = "split") -> list[Slide]:
+    """Read a cohort's manifest; see :func:`parse_manifest`.
 
     Raises
     ------
     UserError
-        If the file is missing, lacks a column, has an unknown split, a slide twice, or a patient in two
-        splits or two classes.
+        If the file is missing or faulty.
+    """
+    return parse_manifest(manifest_text(path), path, split)
+
+
+def manifest_text(path: Path) -> str:
+    """Read a manifest's text.
+
+    Raises
+    ------
+    UserError
+        If the file is missing.
     """
     try:
-        text = Path(path).read_text()
+        return Path(path).read_text()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides.") from None
+        raise UserError(
+            f"{path}: {error.strerror}; cohort.manifest must name a CSV of slides, which `stedm manifest` writes for "
+            "cohorts that have a table of them."
+        ) from None
+
+
+def parse_manifest(text: str, path: Path, split: str = "split") -> list[Slide]:
+    """Read the text of a manifest.
+
+    Columns ``slide, patient, class, split`` and optionally ``md5, annotation_md5``; lines that start
+    with ``#`` are comments.
+
+    Parameters
+    ----------
+    text
+        The manifest.
+    path
+        Names it in errors.
+    split
+        Column that is taken for the split.
+
+    Raises
+    ------
+    UserError
+        If there are no rows, a column is missing, a split is unknown, a slide stands twice, or a patient is in two
+        splits or two classes.
+    """
+    slides, faults = inspect_manifest(text, path, split)
+    if faults:
+        raise UserError(faults[0])
+    return slides
+
+
+def inspect_manifest(text: str, path: Path, split: str = "split") -> tuple[list[Slide], list[str]]:
+    """Return the sound rows of a manifest and every fault of the others, one sentence each.
+
+    Parameters are those of :func:`parse_manifest`.
+    """
+    columns = (*COLUMNS[:3], split)
     rows = list(csv.DictReader(line for line in text.splitlines() if line and not line.startswith("#")))
     if not rows:
-        raise UserError(f"{path}: the manifest has no slides; add rows of {', '.join(COLUMNS)}.")
-    missing = [column for column in COLUMNS if column not in rows[0]]
+        return [], [f"{path}: the manifest has no slides; add rows of {', '.join(columns)}."]
+    missing = [column for column in columns if column not in rows[0]]
     if missing:
-        raise UserError(f"{path}: the column {missing[0]!r} is missing; a manifest has {', '.join(COLUMNS)}.")
+        return [], [f"{path}: the column {missing[0]!r} is missing; a manifest has {', '.join(columns)}."]
     slides: dict[str, Slide] = {}
     patients: dict[str, Slide] = {}
+    faults: list[str] = []
     for number, row in enumerate(rows, start=1):
-        if any(not row[column] for column in COLUMNS):
-            raise UserError(f"{path}: row {number} has an empty field; fill in {', '.join(COLUMNS)}.")
-        if row["split"] not in SPLITS:
-            raise UserError(f"{path}: row {number} has the split {row['split']!r}; use {', '.join(SPLITS)}.")
+        if any(not row[column] for column in columns):
+            faults.append(f"{path}: row {number} has an empty field; fill in {', '.join(columns)}.")
+            continue
+        if row[split] not in SPLITS:
+            faults.append(f"{path}: row {number} has the split {row[split]!r}; use {', '.join(SPLITS)}.")
+            continue
         slide = Slide(
             slide=row["slide"],
             patient=row["patient"],
             group=row["class"],
-            split=row["split"],
+            split=row[split],
             md5=row.get("md5") or None,
             annotation_md5=row.get("annotation_md5") or None,
         )
         if "/" in slide.slide or slide.slide.startswith("."):
-            raise UserError(f"{path}: the slide {slide.slide!r} is no safe file name; rename it.")
+            faults.append(f"{path}: the slide {slide.slide!r} is no safe file name; rename it.")
+            continue
         if slide.slide in slides:
-            raise UserError(f"{path}: the slide {slide.slide!r} stands in two rows; remove one.")
+            faults.append(f"{path}: the slide {slide.slide!r} stands in two rows; remove one.")
+            continue
         other = patients.setdefault(slide.patient, slide)
         if (other.split, other.group) != (slide.split, slide.group):
-            raise UserError(
+            faults.append(
                 f"{path}: patient {slide.patient!r} is in {other.split}/{other.group} and in "
                 f"{slide.split}/{slide.group}; a patient belongs to one split and one class."
             )
         slides[slide.slide] = slide
-    return list(slides.values())
+    return list(slides.values()), faults

@@ -1,4 +1,4 @@
-"""Label budgets: which patients are labelled."""
+"""Drawing patients: their order, and which of them a label budget labels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from stedm.cohort.base import Slide
 from stedm.errors import UserError
 
 
+def drawn_order(patients: Iterable[str], seed: int) -> list[str]:
+    """Return patients in the order of SHA-256 of ``<seed>/<patient>``: one that joins does not reshuffle the others."""
+    return sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}/{patient}".encode()).digest())
+
+
 def labelled_patients(slides: Iterable[Slide], budget: int | None, seed: int) -> list[str]:
     """Draw the labelled patients of the training split, `budget` of each class.
 
-    The order of a class's patients is a hash of the seed and the patient, so that budgets are nested
-    within a seed, and a patient that joins the cohort does not reshuffle the others.
+    They are the first of a class in :func:`drawn_order`, so that budgets are nested within a seed.
 
     Parameters
     ----------
@@ -45,6 +49,5 @@ def labelled_patients(slides: Iterable[Slide], budget: int | None, seed: int) ->
                 f"budgets: {budget} labelled patients of class {group!r} were asked for and the cohort has "
                 f"{len(patients)} in its training split; lower the budget."
             )
-        order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}/{patient}".encode()).digest())
-        drawn += order[:budget]
+        drawn += drawn_order(patients, seed)[:budget]
     return sorted(drawn)

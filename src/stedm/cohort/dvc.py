@@ -117,17 +117,27 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def has_remote(root: Path) -> bool:
-    """Say whether this project has a default DVC remote.
+    """Say whether this project has a default DVC remote; see :func:`remote`."""
+    return remote(root) is not None
+
+
+def remote(root: Path) -> str | None:
+    """Return where this project's default DVC remote is, None where it has none.
 
     Only ``.dvc/config`` and ``.dvc/config.local`` count: a remote in a user's global configuration belongs
     to their other projects.
+
+    Returns
+    -------
+    str or None
+        The remote's URL; a relative path is made one from the working folder.
 
     Raises
     ------
     UserError
         If one of the two is no valid configuration.
     """
-    name = ""
+    name, urls = "", {}
     for path in (Path(root) / ".dvc" / "config", Path(root) / ".dvc" / "config.local"):
         config = configparser.ConfigParser(interpolation=None, strict=False)
         try:
@@ -135,7 +145,14 @@ def has_remote(root: Path) -> bool:
         except configparser.Error:
             raise UserError(f"{path}: not a valid DVC configuration; correct or remove it.") from None
         name = config.get("core", "remote", fallback=name).strip()
-    return bool(name)
+        for section in config.sections():
+            if url := config.get(section, "url", fallback=""):
+                # DVC quotes the section of a remote: 'remote "store"'.
+                urls[section.strip("'").removeprefix("remote ").strip('"')] = (path.parent, url.strip())
+    if not name:
+        return None
+    folder, url = urls.get(name, (Path(root), name))
+    return url if "://" in url else str(folder / url)
 
 
 def pull(root: Path, path: str | Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from stedm.cohort.base import COLUMNS, Slide
+from stedm.cohort.base import COLUMNS, Slide, parse_manifest
 from stedm.config import CohortConfig, Section, describe
 from stedm.errors import UserError
 from stedm.progress import progress
@@ -214,6 +214,30 @@ def several(names: Iterable[str]) -> str:
     return unique[0] + (f" and {len(unique) - 1} more" if len(unique) > 1 else "")
 
 
+def add_checksums(path: Path, md5: dict[str, tuple[str, str]]) -> None:
+    """Write checksums into a manifest; its comments, order and further columns stay.
+
+    Parameters
+    ----------
+    path
+        The CSV file; replaced whole or not at all.
+    md5
+        MD5 of image and annotation by slide; an empty one leaves the field empty.
+    """
+    lines = path.read_text().splitlines(keepends=True)
+    comments = [line for line in lines if line.startswith("#")]
+    rows = list(csv.DictReader(line for line in lines if line.strip() and not line.startswith("#")))
+    text = io.StringIO()
+    text.writelines(comments)
+    columns = [*(column for column in rows[0] if column not in ("md5", "annotation_md5")), "md5", "annotation_md5"]
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        image, annotation = md5[row["slide"]]
+        table.writerow({**row, "md5": image, "annotation_md5": annotation})
+    write_text(path, text.getvalue())
+
+
 def write_manifest(path: Path, rows: Iterable[Slide], comment: str) -> None:
     """Write a manifest with checksums, the same bytes for the same rows.
 
@@ -225,6 +249,11 @@ def write_manifest(path: Path, rows: Iterable[Slide], comment: str) -> None:
         Slides with their checksums, where known.
     comment
         Lines that say how the file was made; each gets a ``#``.
+
+    Raises
+    ------
+    UserError
+        If the rows are no manifest, such as one with a patient in two splits; nothing is written then.
     """
     text = io.StringIO()
     text.writelines(f"# {line}\n" for line in comment.splitlines())
@@ -233,4 +262,5 @@ def write_manifest(path: Path, rows: Iterable[Slide], comment: str) -> None:
     for row in rows:
         facts = (row.slide, row.patient, row.group, row.split)
         table.writerow([*facts, row.md5 or "", row.annotation_md5 or ""])
+    parse_manifest(text.getvalue(), path)
     write_text(path, text.getvalue())

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from stedm.cohort import dvc, files
-from stedm.cohort.base import SPLITS, Polygon, Slide, read_manifest
+from stedm.cohort.base import Polygon, Slide, read_manifest
 from stedm.config import CohortConfig, Section
 from stedm.errors import UserError
 from stedm.progress import progress
@@ -96,7 +96,8 @@ def open_cohort(config: CohortConfig, root: Path) -> Phantom:
 
 def manifest_rows(options: Options) -> list[Slide]:
     """Return the slides that the options describe, without drawing them or knowing their checksums."""
-    patients = [(split, group) for split in SPLITS for group in options.classes for _ in range(getattr(options, split))]
+    splits = ("train", "validation", "test")
+    patients = [(split, group) for split in splits for group in options.classes for _ in range(getattr(options, split))]
     width = max(2, len(str(len(patients))))
     rows = []
     for number, (split, group) in enumerate(patients, start=1):

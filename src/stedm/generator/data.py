@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from stedm import seeds
 from stedm.augment import draw_colour, flip, jitter_colour, reduce_area, to_tensor
 from stedm.config import GeneratorConfig, StyleConfig
-from stedm.tiles.store import TileStore
+from stedm.tiles.store import UNKNOWN, TileStore
 from stedm.tiles.windows import Window, WindowPool
 
 
@@ -52,7 +52,7 @@ class TrainingBatches(Dataset):
         seed: int,
     ) -> None:
         self.store, self.config, self.seed = store, config, seed
-        self.labelled = WindowPool(store, labelled)
+        self.labelled = WindowPool(store, labelled, known=True)
         use_unlabelled = config.unlabelled and len(unlabelled) > 0
         self.unlabelled = WindowPool(store, unlabelled) if use_unlabelled else None
 
@@ -72,7 +72,9 @@ class TrainingBatches(Dataset):
             layout = np.zeros(label.shape, bool) if from_unlabelled else self.store.layout(label)
             images.append(flip(image, turn))
             layouts.append(flip(layout, turn).astype(np.float32)[None])
-            has_layout.append(not from_unlabelled and random.random() >= config.drop_layout)
+            shown = not from_unlabelled and random.random() >= config.drop_layout
+            # Part of a layout would say that there is no foreground where nobody looked.
+            has_layout.append(shown and not (label == UNKNOWN).any())
             has_style.append(style.sampling != "none" and random.random() >= config.drop_style)
             chosen = draw_style(pool, window, style, random) or [window] * style.count
             turns = random.integers(8, size=style.count)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stedm.errors import UserError
-from stedm.tiles.store import OUTSIDE, TileStore
+from stedm.tiles.store import UNKNOWN, TileStore
 
 UNANNOTATED = "unannotated"
 SCORES = "scores.parquet"
@@ -39,7 +39,7 @@ COLUMNS = pa.schema(
 def count_predictions(predictions: Path, store: TileStore, facts: dict[str, object], out: Path) -> None:
     """Count, for each checkpoint, slide and annotated class, the pixels predicted as fore- and background.
 
-    Only pixels of stored tiles inside the slide count.
+    Only pixels of stored tiles inside the slide, and inside the regions that were annotated, count.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def count_predictions(predictions: Path, store: TileStore, facts: dict[str, obje
         for tile, packed in zip(tiles, table[checkpoint].to_pylist(), strict=True):
             label = store.tile_at(where[tile])[1].ravel()
             predicted = np.unpackbits(np.frombuffer(packed, np.uint8))[: label.size]
-            inside = label != OUTSIDE
-            joint = np.bincount(2 * label[inside].astype(np.int64) + predicted[inside], minlength=2 * len(names))
+            counted = label < UNKNOWN
+            joint = np.bincount(2 * label[counted].astype(np.int64) + predicted[counted], minlength=2 * len(names))
             counts[tile[0]] = counts.get(tile[0], 0) + joint.reshape(len(names), 2)
         for slide, joint in sorted(counts.items()):
             known = store.slides[slide]

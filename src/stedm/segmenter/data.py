@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from stedm import seeds
 from stedm.augment import draw_colour, flip, jitter_colour, to_tensor
 from stedm.config import SegmenterConfig
+from stedm.errors import UserError
 from stedm.segmenter.loss import targets_of
-from stedm.tiles.store import OUTSIDE, TileStore
+from stedm.tiles.store import UNKNOWN, TileStore
 from stedm.tiles.windows import WindowPool
 
 
@@ -50,7 +51,7 @@ class TrainingBatches(Dataset):
     ) -> None:
         self.store, self.synthetic, self.config, self.seed = store, synthetic, config, seed
         self.strength = config.colour_jitter if colour else 0.0
-        self.pool = WindowPool(store, labelled)
+        self.pool = WindowPool(store, labelled, known=True)
 
     def __len__(self) -> int:
         return self.config.steps
@@ -77,16 +78,26 @@ class TrainingBatches(Dataset):
 
 
 def _targets(store: TileStore, labels: np.ndarray) -> Tensor:
-    return targets_of(torch.from_numpy(store.layout(labels)), torch.from_numpy(labels), OUTSIDE)
+    return targets_of(torch.from_numpy(store.layout(labels)), torch.from_numpy(labels < UNKNOWN))
 
 
 def validation_batches(store: TileStore, patients: Collection[str]) -> list[tuple[str, np.ndarray]]:
-    """Return index rows of the validation patients' tiles, by slide."""
-    chosen, slide = set(patients), store.column("slide")
+    """Return index rows of the validation patients' tiles with known labels, by slide.
+
+    Raises
+    ------
+    UserError
+        If there are such patients and none of their tiles has labels.
+    """
+    chosen, slide, unknown = set(patients), store.column("slide"), np.isnan(store.column("foreground"))
     rows: dict[str, list[int]] = {}
     for row, patient in enumerate(store.column("patient")):
-        if patient in chosen:
+        if patient in chosen and not unknown[row]:
             rows.setdefault(slide[row], []).append(row)
+    if chosen and not rows:
+        raise UserError(
+            f"validation: no tile of {sorted(chosen)[0]} or another validation patient has labels; annotate some."
+        )
     return [(name, np.array(rows[name])) for name in sorted(rows)]
 
 

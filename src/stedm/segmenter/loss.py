@@ -36,6 +36,6 @@ def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return CROSS_ENTROPY_WEIGHT * entropy + DICE_WEIGHT * (1 - dice)
 
 
-def targets_of(layouts: Tensor, labels: Tensor, outside: int) -> Tensor:
-    """Return int64 targets from layouts, bool, and labels, uint8, of the same shape."""
-    return torch.where(labels == outside, IGNORE, layouts.long())
+def targets_of(layouts: Tensor, counted: Tensor) -> Tensor:
+    """Return int64 targets from layouts and which pixels count, bool tensors of the same shape."""
+    return torch.where(counted, layouts.long(), IGNORE)

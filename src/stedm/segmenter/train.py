@@ -20,7 +20,7 @@ from stedm.segmenter.data import TrainingBatches, read_tiles, validation_batches
 from stedm.segmenter.loss import segmentation_loss
 from stedm.segmenter.network import build_segmenter
 from stedm.segmenter.predict import PREDICTIONS, predict_slide, write_predictions
-from stedm.tiles.store import OUTSIDE, TileStore
+from stedm.tiles.store import TileStore
 from stedm.training import Training, fit, write_curve
 
 
@@ -188,7 +188,7 @@ def _write_examples(
         image, label = store.window(slide, x, y, side, side)
         mask = predict_slide(network, store, slide, window=config.window, margin=config.margin, device=device)
         arrays["images"].append(image)
-        arrays["truths"].append(store.layout(label) & (label != OUTSIDE))
+        arrays["truths"].append(store.layout(label))
         arrays["predictions"].append(mask[y : y + side, x : x + side])
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, names=np.array(chosen, dtype=str), **{k: np.stack(v) for k, v in arrays.items()})

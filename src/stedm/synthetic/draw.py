@@ -79,7 +79,7 @@ class Drawer:
         self.setting, self.device = setting, device
         self.store = TileStore(setting.store)
         self.model: Generator = load_generator(setting.generator, device)
-        self.layouts = WindowPool(self.store, setting.labelled)
+        self.layouts = WindowPool(self.store, setting.labelled, known=True)
         self.style = self.model.config.style.model_copy(update={"sampling": setting.sampling})
         if setting.sampling != "none" and not setting.unlabelled:
             raise UserError(

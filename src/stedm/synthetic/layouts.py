@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from stedm.augment import flip
+from stedm.tiles.store import UNKNOWN
 from stedm.tiles.windows import Window, WindowPool
 
 SCALE = (0.8, 1.2)
@@ -57,13 +58,13 @@ def transformed_label(pool: WindowPool, window: Window, transform: Transform) ->
     Returns
     -------
     np.ndarray
-        uint8 (tile, tile); 0 beyond the slide.
+        uint8 (tile, tile); 0 beyond the slide and where labels are unknown.
     """
     side = pool.store.tile
     margin = side // 2 + side // 4
     wide = side + 2 * margin
     _, label = pool.store.window(window.slide, window.x - margin, window.y - margin, wide, wide)
-    label = np.ascontiguousarray(flip(np.where(label == 255, 0, label), transform.turn))
+    label = np.ascontiguousarray(flip(np.where(label >= UNKNOWN, 0, label), transform.turn))
     angle, shear = np.deg2rad([transform.angle, transform.shear])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = transform.scale * turn @ np.array([[1, np.tan(shear)], [0, 1]])

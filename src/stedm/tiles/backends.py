@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stedm.errors import UserError
+from stedm.tiles.jpeg import DamagedTile, JpegFile
 from stedm.tiles.reader import IMAGE_SUFFIXES, TIFF_SUFFIXES, Backend, SlideReader
 
 PLAUSIBLE_MPP = (0.02, 20.0)
@@ -58,36 +59,62 @@ def open_slide(path: Path, *, mpp: float | None = None, backend: Backend | None 
 
 
 class VipsReader(SlideReader):
-    """Tiled TIFF, SVS, JPEG and PNG through pyvips."""
+    """Tiled TIFF, SVS, JPEG and PNG: libvips opens them and finds their levels.
+
+    JPEG tiles are decoded straight from the file (:mod:`stedm.tiles.jpeg`), all else by libvips.
+    """
 
     backend: Backend = "pyvips"
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         import pyvips
 
+        # libvips would keep the files of past operations open, up to a hundred of them, and give what they held
+        # when they were first opened.
+        pyvips.cache_set_max(0)
         self._error = pyvips.Error
         try:
-            self._images = _checked(lambda: _vips_levels(path))
+            levels = _checked(lambda: _vips_levels(path))
         except pyvips.Error as error:
             raise _unreadable(path, error) from None
-        first = self._images[0]
+        first = levels[0][1]
         if first.format != "uchar" or first.bands not in (1, 3, 4):
             raise UserError(
                 f"{path}: {first.bands} bands of {first.format}, where 8-bit RGB is needed; export it as RGB."
             )
-        self._regions = [pyvips.Region.new(image) for image in map(_rgb, self._images)]
-        sizes = [(image.width, image.height) for image in self._images]
-        super().__init__(path, sizes, mpp or _vips_mpp(first))
+        self._jpeg = JpegFile(path, [place for place, _ in levels]) if _is_tiff(path) else None
+        direct = self._jpeg.levels if self._jpeg else [None] * len(levels)
+        self._regions = [
+            None if jpeg else pyvips.Region.new(_rgb(image)) for (_, image), jpeg in zip(levels, direct, strict=True)
+        ]
+        # libvips complains of a damaged tile once, and shows it blank from then on.
+        self._broken: dict[int, Exception] = {}
+        super().__init__(path, [(image.width, image.height) for _, image in levels], mpp or _vips_mpp(first))
 
     def close(self) -> None:  # noqa: D102
-        self._regions, self._images = [], []
+        self._regions = []
+        if self._jpeg:
+            self._jpeg.close()
 
     def _fetch(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        region = self._regions[level]
+        if region is None:
+            try:
+                return self._jpeg.levels[level].fetch(x, y, width, height)
+            except DamagedTile as tile:
+                raise self._damaged(level, tile.x, tile.y, tile) from None
+        if level in self._broken:
+            raise self._damaged(level, x, y, self._broken[level])
         try:
-            data = _checked(lambda: self._regions[level].fetch(x, y, width, height))
+            data = _checked(lambda: region.fetch(x, y, width, height))
         except self._error as error:
+            self._broken[level] = error
             raise self._damaged(level, x, y, error) from None
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _checked(work: Callable[[], Result]) -> Result:
@@ -104,24 +131,27 @@ def _checked(work: Callable[[], Result]) -> Result:
     return result
 
 
-def _vips_levels(path: Path) -> list[Any]:
+def _vips_levels(path: Path) -> list[tuple[dict[str, int], Any]]:
+    """Return each level's place in the file and image, the largest first."""
     import pyvips
 
-    # Without `revalidate`, a file that changed since an earlier reading comes from the cache.
-    always = {"fail_on": "warning", "revalidate": True}
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return [pyvips.Image.new_from_file(str(path), **always)]
-    first = pyvips.Image.tiffload(str(path), page=0, **always)
-    levels = [first]
-    below = first.get("n-subifds") if first.get_typeof("n-subifds") else 0
-    places = [{"subifd": n} for n in range(below)] or [{"page": n} for n in range(1, first.get("n-pages"))]
-    for place in places:
-        image = pyvips.Image.tiffload(str(path), **place, **always)
-        # Thumbnails, labels and macro images are stored in strips or have another shape.
-        tiled = bool(image.get_typeof("tile-width"))
+    def load(**options: int) -> Any:
+        return pyvips.Image.tiffload(str(path), fail_on="warning", **options)
+
+    if not _is_tiff(path):
+        return [({}, pyvips.Image.new_from_file(str(path), fail_on="warning"))]
+    top = load(page=0)
+    below = top.get("n-subifds") if top.get_typeof("n-subifds") else 0
+    places = [{"subifd": n} for n in range(below)] or [{"page": n} for n in range(1, top.get("n-pages"))]
+    images = [({"page": 0}, top), *((place, load(**place)) for place in places)]
+    # Thumbnails, labels and macro images are stored in strips or have another shape; some files begin with one.
+    tiled = [(place, image) for place, image in images if image.get_typeof("tile-width")]
+    levels = [max([images[0], *tiled], key=lambda level: level[1].width * level[1].height)]
+    first = levels[0][1]
+    for place, image in sorted(tiled, key=lambda level: -level[1].width):
         alike = abs(first.width / image.width / (first.height / image.height) - 1) < 0.05
-        if tiled and alike and image.width < levels[-1].width and image.bands == first.bands:
-            levels.append(image)
+        if alike and image.width < levels[-1][1].width and image.bands == first.bands:
+            levels.append((place, image))
     return levels
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from stedm.cohort.annotations import read_geojson
 from stedm.cohort.base import Cohort, Polygon, Slide
 from stedm.config import TilesConfig
@@ -16,19 +18,17 @@ from stedm.errors import UserError
 from stedm.progress import progress
 from stedm.provenance import checksum, product, replacing
 from stedm.tiles.backends import open_slide
-from stedm.tiles.preview import overview
-from stedm.tiles.reader import SlideReader, working_downsample
-from stedm.tiles.slide import Annotation, Cut, Plan, cut_slide, open_layout, plan_slide
-from stedm.tiles.store import StoreWriter, TileStore
-from stedm.workers import ordered
+from stedm.tiles.preview import MAX_SIDE, overview
+from stedm.tiles.reader import SlideReader, reduce_integer, working_downsample
+from stedm.tiles.slide import Annotation, Plan, cut_slide, open_layout, plan_slide, stored_slide
+from stedm.tiles.store import UNKNOWN, StoredSlide, StoreWriter, TileStore
+from stedm.workers import LOOK_AHEAD, ordered
 
 log = logging.getLogger("stedm")
 
 PREVIEWS = 4
 """Slides of a cohort that get a preview."""
 DISK_RESERVE = 64 * 2**20
-
-__all__ = ["cut_cohort", "cut_files", "cut_slide"]
 
 
 @dataclass(frozen=True)
@@ -37,43 +37,64 @@ class _Task:
     slide: Slide
     config: TilesConfig
     md5: str | None
-    preview: Path | None
+    folder: Path
+    preview: bool
 
     def open(self) -> SlideReader:
         return open_slide(self.cohort.slide_path(self.slide), mpp=self.cohort.mpp(self.slide))
 
 
-def _cut(task: _Task) -> Cut:
+def _cut(task: _Task) -> tuple[StoredSlide, Path, list[dict[str, Any]]]:
+    """Cut a slide into a file of its own, which the store adopts: pixels do not travel between processes."""
     path = task.cohort.slide_path(task.slide)
     if task.md5 is not None and path.is_file() and (found := checksum(path, "md5")) != task.md5:
         raise UserError(
             f"{path}: its MD5 is {found}, not {task.md5} as recorded; "
             "run `stedm cohort CONFIG --repair` to bring the slide back."
         )
+    out = task.folder / f".{task.slide.slide}.records"
     with task.open() as reader:
         plan = plan_slide(reader, task.config)
         annotation = task.cohort.annotation(task.slide)
-        cut = cut_slide(reader, task.slide, annotation, task.config, plan)
-        if task.preview is not None:
-            _write_preview(task.preview, reader, annotation, task, plan, cut)
-    return cut
+        stored = stored_slide(reader, task.slide, plan)
+        rows: list[dict[str, Any]] = []
+        with out.open("wb") as file:
+            for records, added in cut_slide(reader, annotation, task.config, plan):
+                file.write(records)
+                rows += added
+        if task.preview:
+            _write_preview(reader, annotation, task, plan, stored, rows)
+    return stored, out, rows
 
 
-def _write_preview(path: Path, reader: SlideReader, annotation: Annotation, task: _Task, plan: Plan, cut: Cut) -> None:
+def _write_preview(
+    reader: SlideReader,
+    annotation: Annotation,
+    task: _Task,
+    plan: Plan,
+    stored: StoredSlide,
+    rows: list[dict[str, Any]],
+) -> None:
     side = task.config.tile
-    image, factor = (plan.thumbnail, plan.factor) if plan.pixels is None else (plan.pixels, 1)
+    image, factor = plan.thumbnail, plan.factor
+    if plan.pixels is not None:
+        # Twice the size of the preview is enough to draw it from.
+        factor = max(1, max(plan.pixels.shape) // (2 * MAX_SIDE))
+        image = reduce_integer(plan.pixels, factor)
     with open_layout(annotation, reader, task.config) as layout:
         label = layout.draw(0, 0, image.shape[1], image.shape[0], plan.downsample * factor)
+    label[label == UNKNOWN] = 0
     picture = overview(
         image,
         label,
         plan.tissue,
-        [(row["x"] // side, row["y"] // side) for row in cut[3]],
+        [(row["x"] // side, row["y"] // side) for row in rows],
         classes=task.config.classes,
         tile=side / factor,
         title=task.slide.slide,
-        mpp=None if cut[0].mpp is None else cut[0].mpp * factor,
+        mpp=None if stored.mpp is None else stored.mpp * factor,
     )
+    path = task.folder / "preview" / f"{task.slide.slide}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_bytes(picture)
@@ -130,18 +151,21 @@ def cut_cohort(
             slide,
             config,
             (checksums or {}).get(slide.slide),
-            folder / "preview" / f"{slide.slide}.png" if slide.slide in shown else None,
+            folder,
+            slide.slide in shown,
         )
         for slide in slides
         if slide.slide not in done
     ]
-    _check_disk(tasks, folder)
+    _check_disk(tasks, folder, workers)
     with progress("tiles", len(slides), "slides", done=len(slides) - len(tasks)) as counter:
-        for cut in ordered(_cut, tasks, workers):
-            writer.add(*cut)
-            if not cut[3]:
-                log.warning("%s: no tile has enough tissue, so none is stored", cut[0].slide)
-            counter.advance(note=f"{len(cut[3])} tiles of {cut[0].slide}")
+        # Two workers of two threads each would stand in each other's way.
+        alone = cv2.setNumThreads if workers else None
+        for stored, records, rows in ordered(_cut, tasks, workers, start=alone, arguments=(1,)):
+            writer.adopt(stored, records, rows)
+            if not rows:
+                log.warning("%s: no tile has enough tissue, so none is stored", stored.slide)
+            counter.advance(note=f"{len(rows)} tiles of {stored.slide}")
     writer.finish()
     return _facts(TileStore(folder))
 
@@ -163,29 +187,35 @@ def _shown(slides: Sequence[Slide], count: int) -> set[str]:
     return {slide.slide for slide in order[:count]}
 
 
-def _check_disk(tasks: Sequence[_Task], folder: Path) -> None:
+def _check_disk(tasks: Sequence[_Task], folder: Path, workers: int) -> None:
     free = shutil.disk_usage(folder).free
     # Every tile of the grid is more than will be stored: only where that would not fit is tissue sought.
-    if not tasks or _needed(tasks, tissue_only=False) <= free or (needed := _needed(tasks, True)) <= free:
-        return
+    for tissue_only in (False, True):
+        sizes = [_bytes(task, tissue_only) for task in tasks]
+        # Slides that wait for their turn lie beside the store.
+        waiting = sorted(sizes)[-(workers + LOOK_AHEAD if workers else 1) :]
+        needed = DISK_RESERVE + sum(sizes) + sum(waiting)
+        if not tasks or needed <= free:
+            return
     raise UserError(
         f"{folder}: the tiles need about {needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; "
         "make room, or cut at a coarser tiles.mpp or tiles.downsample."
     )
 
 
-def _needed(tasks: Sequence[_Task], tissue_only: bool) -> int:
-    total = DISK_RESERVE
-    for task in tasks:
-        side = task.config.tile
-        with task.open() as reader:
-            if tissue_only:
-                count = int((plan_slide(reader, task.config).fractions >= task.config.min_tissue).sum())
-            else:
-                width, height = reader.working_size(working_downsample(reader, task.config))
-                count = -(-width // side) * -(-height // side)
-        total += 4 * side * side * count
-    return total
+def _bytes(task: _Task, tissue_only: bool) -> int:
+    with task.open() as reader:
+        if not tissue_only:
+            return grid_bytes(reader, task.config)
+        count = int((plan_slide(reader, task.config).fractions >= task.config.min_tissue).sum())
+        return 4 * task.config.tile**2 * count
+
+
+def grid_bytes(reader: SlideReader, config: TilesConfig) -> int:
+    """Return the bytes that a slide's tiles take in a store if all of them hold tissue."""
+    width, height = reader.working_size(working_downsample(reader, config))
+    side = config.tile
+    return 4 * side**2 * -(-width // side) * -(-height // side)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from stedm.errors import UserError
 from stedm.tiles.backends import open_slide
 from stedm.tiles.reader import FETCH_PIXELS, area_mean, reduce_integer
 
-MAX_CLASSES = 254
+MAX_CLASSES = 253
 
 
 class PolygonLayout:

@@ -221,7 +221,7 @@ def working_downsample(reader: SlideReader, config: TilesConfig) -> float:
     if reader.mpp is None:
         raise UserError(
             f"{reader.path}: the file does not state its resolution, but {config.mpp} µm per pixel is asked; "
-            "give its µm per pixel with --mpp or in the cohort's options, or use tiles.downsample."
+            "give its µm per pixel with --slide-mpp or in the cohort's options, or ask for a downsample instead."
         )
     downsample = config.mpp / reader.mpp
     if downsample < 1 - TOLERANCE:

@@ -4,7 +4,7 @@ A store is a folder of
 
 - ``shard-000.bin``, …: records of one tile each, ``tile × tile × 3`` bytes of RGB followed by
   ``tile × tile`` bytes of label (0 is no annotated class, 1… the annotated classes in their order,
-  255 beyond the slide's edge);
+  254 beyond the regions that somebody annotated, 255 beyond the slide's edge);
 - ``index.parquet``: one row a tile (see :data:`COLUMNS`), sorted by slide, y, x;
 - ``slides.parquet``: one row a slide, with its size and resolution at working pixels;
 - ``store.json``: format version, tile side, classes.
@@ -16,6 +16,7 @@ it touches. Nothing here is copied when label budgets or styles choose among til
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,12 @@ from stedm.provenance import write_text
 VERSION = 1
 OUTSIDE = 255
 """Label of pixels beyond the slide's edge."""
+UNKNOWN = 254
+"""Label of pixels beyond the regions that somebody annotated; neither counts in losses and scores."""
 EMPTY = 255
 """Grey level shown where a window touches a tile that holds no tissue and was not stored."""
 SHARD_BYTES = 256 * 2**20
+COPY_BYTES = 16 * 2**20
 
 COLUMNS = pa.schema(
     [
@@ -44,7 +48,7 @@ COLUMNS = pa.schema(
         ("y", pa.int32()),  # upper edge in working pixels
         ("mpp", pa.float64()),  # µm per working pixel, null where unknown
         ("tissue", pa.float32()),  # fraction of the tile that is tissue
-        ("foreground", pa.float32()),  # fraction of the tile that is foreground
+        ("foreground", pa.float32()),  # fraction of its known labels; null where less than half are known
         ("shard", pa.int32()),
         ("record", pa.int64()),  # position in the shard, in records
         ("origin", pa.string()),  # real | synthetic
@@ -214,6 +218,12 @@ def _read_head(folder: Path) -> dict[str, Any]:
     return head
 
 
+def split_records(records: np.ndarray, tile: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return views of the images, uint8 (n, tile, tile, 3), and labels, uint8 (n, tile, tile), of records."""
+    pixels = tile * tile
+    return records[:, : 3 * pixels].reshape(-1, tile, tile, 3), records[:, 3 * pixels :].reshape(-1, tile, tile)
+
+
 class StoreWriter:
     """Writes a store slide by slide; what a killed process left is taken up again.
 
@@ -285,24 +295,43 @@ class StoreWriter:
         n, side = len(rows), self.tile
         if images.shape != (n, side, side, 3) or labels.shape != (n, side, side):
             raise ValueError(f"{n} rows, images {images.shape}, labels {labels.shape}")
+        records = np.concatenate([images.reshape(n, -1), labels.reshape(n, -1)], axis=1)
+        shard = self._open_shard()
+        with self._shard_path(shard).open("ab") as file:
+            file.write(records.tobytes())
+        self._enter(slide, shard, rows)
+
+    def adopt(self, slide: StoredSlide, records: Path, rows: list[dict[str, Any]]) -> None:
+        """Append a slide whose records lie in a file, which is used up.
+
+        Parameters
+        ----------
+        slide, rows
+            As for :meth:`add`.
+        records
+            The file, on the store's own disk.
+        """
+        shard = self._open_shard()
+        if self._sizes[shard] == 0:
+            records.replace(self._shard_path(shard))
+        else:
+            with records.open("rb") as source, self._shard_path(shard).open("ab") as file:
+                shutil.copyfileobj(source, file, COPY_BYTES)
+            records.unlink()
+        self._enter(slide, shard, rows)
+
+    def _open_shard(self) -> int:
         shard = max(self._sizes)
         if self._sizes[shard] >= SHARD_BYTES:
             shard += 1
             self._sizes[shard] = 0
-        first = self._sizes[shard] // (4 * side * side)
-        pixels = side * side
-        records = np.concatenate([images.reshape(n, 3 * pixels), labels.reshape(n, pixels)], axis=1)
-        with self._shard_path(shard).open("ab") as file:
-            file.write(records.tobytes())
-            file.flush()
-        self._sizes[shard] += records.size
-        entry = {
-            "slide": vars(slide),
-            "shard": shard,
-            "first": first,
-            "end": self._sizes[shard],
-            "rows": rows,
-        }
+        return shard
+
+    def _enter(self, slide: StoredSlide, shard: int, rows: list[dict[str, Any]]) -> None:
+        size = 4 * self.tile**2
+        first = self._sizes[shard] // size
+        self._sizes[shard] += len(rows) * size
+        entry = {"slide": vars(slide), "shard": shard, "first": first, "end": self._sizes[shard], "rows": rows}
         with self._journal.open("a") as file:
             file.write(json.dumps(entry) + "\n")
         self._done.append(entry)

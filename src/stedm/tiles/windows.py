@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stedm.errors import UserError
-from stedm.tiles.store import TileStore
+from stedm.tiles.store import UNKNOWN, TileStore
 
 STYLE_TISSUE = 0.5
 """Least fraction of tissue of a tile around which a window is drawn."""
@@ -36,6 +36,9 @@ class WindowPool:
         Where the pixels lie.
     patients
         Patients that may be drawn.
+    known
+        Draw only where at least half of the labels are known. Style windows of the same slide are not bound
+        by this.
 
     Raises
     ------
@@ -43,7 +46,7 @@ class WindowPool:
         If none of the patients has a window.
     """
 
-    def __init__(self, store: TileStore, patients: Collection[str]) -> None:
+    def __init__(self, store: TileStore, patients: Collection[str], *, known: bool = False) -> None:
         self.store = store
         chosen = set(patients)
         tissue, foreground = store.column("tissue"), store.column("foreground")
@@ -52,11 +55,15 @@ class WindowPool:
         self._any: dict[str, np.ndarray] = {}
         self._foreground: dict[str, np.ndarray] = {}
         self._by_slide: dict[str, list[int]] = {}
+        self._partly: set[str] = set()
         rows: dict[str, list[int]] = {}
         for row in np.flatnonzero(tissue >= STYLE_TISSUE):
             slide = store.slides[self._slide[row]]
             if self._patient[row] in chosen and min(slide.width, slide.height) >= store.tile:
-                rows.setdefault(self._patient[row], []).append(int(row))
+                if known and np.isnan(foreground[row]):
+                    self._partly.add(self._slide[row])
+                else:
+                    rows.setdefault(self._patient[row], []).append(int(row))
                 self._by_slide.setdefault(self._slide[row], []).append(int(row))
         for patient in sorted(rows):
             own = np.array(rows[patient])
@@ -88,7 +95,11 @@ class WindowPool:
         with_foreground = random.random() < foreground_share and self._foreground
         rows = self._foreground if with_foreground else self._any
         patient = list(rows)[random.integers(len(rows))]
-        return self._shifted(random, rows[patient][random.integers(len(rows[patient]))])
+        row = rows[patient][random.integers(len(rows[patient]))]
+        window = self._shifted(random, row)
+        if window.slide in self._partly and 2 * (self.read(window)[1] == UNKNOWN).sum() > self.store.tile**2:
+            return self._inside(window.slide, int(self._x[row]), int(self._y[row]))
+        return window
 
     def draw_from(self, random: np.random.Generator, patient: str) -> Window:
         """Draw a window with tissue of one patient."""

@@ -1,22 +1,17 @@
-"""Annotations from files: QuPath's GeoJSON to polygons, and checks on polygons from any source."""
+"""QuPath's GeoJSON."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from stedm.cohort.annotations.check import as_ring, read_json
 from stedm.cohort.base import Polygon
 from stedm.errors import UserError
 
 log = logging.getLogger("stedm")
-
-EDGE = 1.0
-"""Pixels of level 0 by which an annotation may stand out over the slide's edge."""
 
 
 def read_geojson(path: Path, *, classes: Sequence[str] | None = None, unclassified: str | None = None) -> list[Polygon]:
@@ -49,12 +44,7 @@ def read_geojson(path: Path, *, classes: Sequence[str] | None = None, unclassifi
         is no finite number, or there are areas but not one of them has a class.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; export the annotations or correct the path.") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); export the annotations again.") from None
+    content = read_json(path)
     spelling = {_folded(name): name for name in classes or ()}
     polygons: list[Polygon] = []
     nameless = flat = 0
@@ -77,7 +67,7 @@ def read_geojson(path: Path, *, classes: Sequence[str] | None = None, unclassifi
         if not isinstance(parts, list) or not all(isinstance(part, list) and part for part in parts):
             raise UserError(f"{where} ({name}) has no coordinates; delete it in QuPath and export again.")
         for part in parts:
-            rings = [_ring(ring, f"{where} ({name})") for ring in part]
+            rings = [as_ring(ring, f"{where} ({name})") for ring in part]
             polygons.append(Polygon(name, rings[0], tuple(rings[1:])))
     if nameless and not polygons:
         raise UserError(f"{path}: none of its {nameless} areas has a class; classify them in QuPath.")
@@ -113,87 +103,3 @@ def _class_name(feature: dict[str, Any]) -> str | None:
 
 def _folded(name: str) -> str:
     return name.strip().casefold()
-
-
-def _ring(points: Any, where: str) -> np.ndarray:
-    try:
-        ring = np.array([point[:2] for point in points], np.float64)
-    except (TypeError, ValueError):
-        ring = np.empty(0)
-    if ring.ndim != 2 or ring.shape[1:] != (2,):
-        raise UserError(f"{where} has a ring that is no list of [x, y]; export the annotations again.")
-    if not np.isfinite(ring).all():
-        raise UserError(f"{where} has a coordinate that is no finite number; export the annotations again.")
-    distinct = len(ring) - (len(ring) > 1 and bool((ring[0] == ring[-1]).all()))
-    if distinct < 3:
-        raise UserError(f"{where} has a ring of {distinct} points; an area needs three, so delete or redraw it.")
-    return ring
-
-
-def check_polygons(
-    polygons: Iterable[Polygon], *, width: int, height: int, classes: Sequence[str], source: str | Path
-) -> list[Polygon]:
-    """Check polygons against their slide, and mend outlines that cross themselves.
-
-    An outline that crosses itself, as freehand drawing makes them, becomes the area that it encloses
-    (``shapely.make_valid``, method *structure*: loops are filled, holes stay), which may be several polygons.
-    The number is logged.
-
-    Parameters
-    ----------
-    polygons
-        In pixels of level 0.
-    width, height
-        Size of the slide's level 0.
-    classes
-        Class names that are known.
-    source
-        What to name in errors: the annotation file or the slide.
-
-    Returns
-    -------
-    polygons
-        Valid ones, in the order given.
-
-    Raises
-    ------
-    UserError
-        If a class is unknown, a polygon reaches over the slide's edge by more than :data:`EDGE` pixels, or
-        encloses nothing.
-    """
-    import shapely
-
-    checked: list[Polygon] = []
-    mended = 0
-    for number, polygon in enumerate(polygons, start=1):
-        where = f"{source}: polygon {number} ({polygon.annotated})"
-        if polygon.annotated not in classes:
-            known = ", ".join(classes)
-            raise UserError(f"{where} is of an unknown class; rename it, or add it to those known ({known}).")
-        for ring in (polygon.exterior, *polygon.holes):
-            if len(ring) < 3 or not np.isfinite(ring).all():
-                raise UserError(f"{where} has a ring that is no area; delete or redraw it.")
-        (x0, y0), (x1, y1) = polygon.exterior.min(axis=0), polygon.exterior.max(axis=0)
-        if x0 < -EDGE or y0 < -EDGE or x1 > width + EDGE or y1 > height + EDGE:
-            raise UserError(
-                f"{where} spans x {x0:.0f} to {x1:.0f} and y {y0:.0f} to {y1:.0f}, beyond the slide of "
-                f"{width} × {height} pixels; annotations count in pixels of level 0 of the same slide."
-            )
-        shape = shapely.Polygon(polygon.exterior, polygon.holes)
-        if shape.is_valid and shape.area > 0:
-            checked.append(polygon)
-            continue
-        mended += 1
-        whole = shapely.make_valid(shape, method="structure", keep_collapsed=False)
-        parts = [p for p in shapely.get_parts(whole) if p.geom_type == "Polygon" and p.area > 0]
-        if not parts:
-            raise UserError(f"{where} encloses no area; delete or redraw it.")
-        checked += [_from_shapely(part, polygon.annotated) for part in parts]
-    if mended:
-        log.info("%s: mended %d outlines that cross themselves", source, mended)
-    return checked
-
-
-def _from_shapely(shape: Any, annotated: str) -> Polygon:
-    holes = tuple(np.asarray(ring.coords)[:, :2] for ring in shape.interiors)
-    return Polygon(annotated, np.asarray(shape.exterior.coords)[:, :2], holes)
