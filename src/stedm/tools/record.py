@@ -12,6 +12,8 @@ from stedm.runs import Plan
 
 FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv")
 """What is copied of a view, beside its tables and the pictures of its figures."""
+LARGE, WIDEST = 500_000, 1000
+"""Bytes from which a picture is reduced, and its width in pixels then: the repository keeps every version of it."""
 
 
 def record_reference(plan: Plan) -> Path:
@@ -32,10 +34,25 @@ def record_reference(plan: Plan) -> Path:
         if (view / name).is_file():
             shutil.copyfile(view / name, out / name)
     shutil.copytree(view / "tables", out / "tables")
-    shutil.copytree(view / "figures", out / "figures", ignore=shutil.ignore_patterns("*.pdf"))
+    (out / "figures").mkdir()
+    for path in sorted((view / "figures").glob("*.png")):
+        _copy_picture(path, out / "figures" / path.name)
     _show_in_readme(plan, view)
     write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
     return out
+
+
+def _copy_picture(path: Path, out: Path) -> None:
+    """Copy a PNG, a large one no wider than a page shows it."""
+    if path.stat().st_size < LARGE:
+        shutil.copyfile(path, out)
+        return
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture = picture.convert("RGB")
+        picture.thumbnail((WIDEST, 2 * WIDEST), Image.Resampling.LANCZOS)
+        picture.save(out, optimize=True)
 
 
 def _show_in_readme(plan: Plan, view: Path) -> None:
