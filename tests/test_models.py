@@ -14,9 +14,9 @@ from conftest import MINI, command, write_config
 from safetensors.torch import load_file
 
 from stedm import seeds
-from stedm.augment import draw_colour, flip, jitter_colour
+from stedm.augment import Transform, draw_colour, draw_transform, flip, jitter_colour, transformed
 from stedm.config import GeneratorConfig, SyntheticConfig, load_config
-from stedm.generator.data import TrainingBatches
+from stedm.generator.data import TrainingBatches, draw_style
 from stedm.generator.first_stage import PatchPCA
 from stedm.generator.model import Generator, load_generator
 from stedm.generator.train import FIRST_STAGE_TILES, GeneratorTraining, _first_stage_images, train_generator
@@ -27,6 +27,7 @@ from stedm.segmenter.network import SmallUNet
 from stedm.segmenter.predict import predict_slide
 from stedm.synthetic.draw import Drawer, Setting, micro_batches
 from stedm.tiles.store import StoredSlide, StoreWriter, TileStore
+from stedm.tiles.windows import WindowPool
 from stedm.training import fit
 
 CPU = torch.device("cpu")
@@ -234,7 +235,7 @@ def test_another_micro_batch_size_draws_the_same(setting):
         drawn[size] = samples, [drawer.noise(n) for n in range(config.count)], images
     for one, other in zip(drawn[8][0], drawn[5][0], strict=True):
         assert np.array_equal(one.label, other.label)
-        assert (one.style_patient, one.style_windows) == (other.style_patient, other.style_windows)
+        assert (one.style_patient, one.style_tiles) == (other.style_patient, other.style_tiles)
     assert all(torch.equal(a, b) for a, b in zip(drawn[8][1], drawn[5][1], strict=True))
     near = np.abs(drawn[8][2].astype(int) - drawn[5][2].astype(int)) <= 1
     assert near.mean() >= 0.999
@@ -310,6 +311,30 @@ def test_colour_jitter_is_the_identity_at_strength_zero_and_moves_means_otherwis
     assert torch.allclose(jitter_colour(images, none), images, atol=1e-5)
     some = torch.from_numpy(np.stack([draw_colour(random, 0.3) for _ in range(4)]))
     assert (jitter_colour(images, some).mean((2, 3)) - images.mean((2, 3))).abs().mean() > 0.02
+
+
+def test_a_transform_of_nothing_is_the_flip_and_a_shift_moves_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    for code in range(8):
+        assert np.array_equal(transformed(image, Transform(code)), flip(image, code))
+    moved = transformed(image, Transform(0, shift_x=0.1))
+    assert np.array_equal(moved[:, 2:], image[:, :-2])
+    assert np.array_equal(moved[:, 0], image[:, 2])  # mirrored, not blank
+    drawn = [draw_transform(np.random.default_rng(n), affine=True) for n in range(200)]
+    assert all(0.8 <= t.scale <= 1.2 and abs(t.shear) <= 20 and abs(t.shift_x) <= 0.1 for t in drawn)
+
+
+def test_augmented_styles_are_the_tile_itself_each_time_otherwise(plan, store):
+    pool = WindowPool(store, plan.unlabelled(plan.labelled(1, 0)))
+    random = np.random.default_rng(0)
+    window = pool.draw(random)
+    style = plan.config.generator.style.model_copy(update={"sampling": "augmented", "count": 3})
+    tiles = draw_style(pool, window, style, random)
+    assert [tile.window for tile in tiles] == [window] * 3 and len({tile.transform for tile in tiles}) == 3
+    image = pool.read(window)[0]
+    for tile in tiles:
+        assert np.array_equal(tile.read(pool), transformed(image, tile.transform))
+        assert np.abs(tile.read(pool).mean((0, 1)) - image.mean((0, 1))).max() < 25
 
 
 def test_flip_gives_the_eight_symmetries():

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+SCALE = (0.8, 1.2)
+SHIFT = 0.1
+SHEAR = 20.0
+"""Ranges of the random affine map: relative scale, shift in tile sides, shear in degrees (paper's recipe)."""
 
 
 def draw_colour(random: np.random.Generator, strength: float) -> np.ndarray:
@@ -61,6 +70,55 @@ def flip(array: np.ndarray, code: int) -> np.ndarray:
         0…7: quarter turns, from 4 on after a reflection.
     """
     return np.rot90(array[::-1] if code >= 4 else array, code % 4, axes=(0, 1))
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A symmetry of the square, then an affine map about the tile's centre."""
+
+    turn: int
+    angle: float = 0.0
+    scale: float = 1.0
+    shear: float = 0.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+    def describe(self) -> str:
+        """Return JSON for the store's index."""
+        return json.dumps({key: round(value, 6) for key, value in vars(self).items()})
+
+    def matrix(self, extent: int, side: int) -> np.ndarray:
+        """Return the affine map after the turn, (2, 3), about the centre of `extent` pixels; shifts are of `side`."""
+        angle, shear = np.deg2rad([self.angle, self.shear])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        matrix = self.scale * turn @ np.array([[1, np.tan(shear)], [0, 1]])
+        centre = np.array([(extent - 1) / 2, (extent - 1) / 2])
+        shift = side * np.array([self.shift_x, self.shift_y])
+        return np.concatenate([matrix, (centre + shift - matrix @ centre)[:, None]], 1)
+
+
+def draw_transform(random: np.random.Generator, affine: bool) -> Transform:
+    """Draw a transform; without `affine` only flips and quarter turns."""
+    turn = int(random.integers(8))
+    values = random.uniform(size=5)
+    if not affine:
+        return Transform(turn)
+    return Transform(
+        turn,
+        angle=float(360 * values[0]),
+        scale=float(SCALE[0] + (SCALE[1] - SCALE[0]) * values[1]),
+        shear=float(SHEAR * (2 * values[2] - 1)),
+        shift_x=float(SHIFT * (2 * values[3] - 1)),
+        shift_y=float(SHIFT * (2 * values[4] - 1)),
+    )
+
+
+def transformed(image: np.ndarray, transform: Transform) -> np.ndarray:
+    """Transform an image, uint8 (side, side, 3), to the same shape; beyond its border it is mirrored."""
+    side = len(image)
+    turned = np.ascontiguousarray(flip(image, transform.turn))
+    affine = transform.matrix(side, side)
+    return cv2.warpAffine(turned, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def to_tensor(images: list[np.ndarray]) -> Tensor:

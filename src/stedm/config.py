@@ -74,10 +74,11 @@ class TilesConfig(Section):
 class StyleConfig(Section):
     """How a style vector is taken from style images."""
 
-    sampling: Literal["multi-patch", "nearby", "none"] = "multi-patch"
-    """Where style images are cut: anywhere in the tissue of the slide, around the tile, or nowhere."""
+    sampling: Literal["multi-patch", "nearby", "augmented", "none"] = "multi-patch"
+    """Where style images are cut: anywhere in the tissue of the slide, around the tile, the tile itself under random
+    affine maps (for photographs), or nowhere."""
     count: Annotated[int, Field(ge=1, le=64)] = 4
-    """Style images a sample (`nearby` and `multi-patch`)."""
+    """Style images a sample."""
     size: Annotated[int, Field(ge=8)] = 32
     """Side in pixels to which a style image is reduced by area means."""
     dim: Positive = 128

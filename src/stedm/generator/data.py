@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,18 +11,42 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stedm import seeds
-from stedm.augment import draw_colour, flip, jitter_colour, reduce_area, to_tensor
+from stedm.augment import (
+    Transform,
+    draw_colour,
+    draw_transform,
+    flip,
+    jitter_colour,
+    reduce_area,
+    to_tensor,
+    transformed,
+)
 from stedm.config import GeneratorConfig, StyleConfig
 from stedm.tiles.store import UNKNOWN, TileStore
 from stedm.tiles.windows import Window, WindowPool
 
 
-def draw_style(pool: WindowPool, window: Window, style: StyleConfig, random: np.random.Generator) -> list[Window]:
-    """Draw the windows of a style set from the slide of `window`, by the style sampling of the generator."""
+@dataclass(frozen=True)
+class StyleTile:
+    """One image of a style set: a window, and for the style sampling `augmented` how it is transformed."""
+
+    window: Window
+    transform: Transform | None = None
+
+    def read(self, pool: WindowPool) -> np.ndarray:
+        """Return its RGB, uint8 (tile, tile, 3)."""
+        image, _ = pool.read(self.window)
+        return image if self.transform is None else transformed(image, self.transform)
+
+
+def draw_style(pool: WindowPool, window: Window, style: StyleConfig, random: np.random.Generator) -> list[StyleTile]:
+    """Draw a style set from the slide of `window`, by the style sampling of the generator."""
     if style.sampling == "none":
         return []
+    if style.sampling == "augmented":
+        return [StyleTile(window, draw_transform(random, affine=True)) for _ in range(style.count)]
     draw = pool.draw_like if style.sampling == "multi-patch" else pool.draw_near
-    return [draw(random, window) for _ in range(style.count)]
+    return [StyleTile(draw(random, window)) for _ in range(style.count)]
 
 
 class TrainingBatches(Dataset):
@@ -76,9 +101,9 @@ class TrainingBatches(Dataset):
             # Part of a layout would say that there is no foreground where nobody looked.
             has_layout.append(shown and not (label == UNKNOWN).any())
             has_style.append(style.sampling != "none" and random.random() >= config.drop_style)
-            chosen = draw_style(pool, window, style, random) or [window] * style.count
+            chosen = draw_style(pool, window, style, random) or [StyleTile(window)] * style.count
             turns = random.integers(8, size=style.count)
-            styles += [flip(pool.read(w)[0], int(t)) for w, t in zip(chosen, turns, strict=True)]
+            styles += [flip(tile.read(pool), int(t)) for tile, t in zip(chosen, turns, strict=True)]
             maps.append(draw_colour(random, config.colour_jitter))
         shared = torch.from_numpy(np.stack(maps))
         image = jitter_colour(to_tensor(images), shared)

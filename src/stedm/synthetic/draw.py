@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from stedm import seeds
-from stedm.augment import reduce_area, to_tensor
+from stedm.augment import Transform, draw_transform, reduce_area, to_tensor
 from stedm.config import SyntheticConfig
 from stedm.device import use_device
 from stedm.errors import UserError
-from stedm.generator.data import draw_style
+from stedm.generator.data import StyleTile, draw_style
 from stedm.generator.guidance import Guidance
 from stedm.generator.model import Generator, load_generator
 from stedm.generator.sampler import SAMPLERS
 from stedm.progress import tracked
 from stedm.provenance import Product
-from stedm.synthetic.layouts import Transform, draw_transform, transformed_label
+from stedm.synthetic.layouts import transformed_label
 from stedm.tiles.store import StoredSlide, StoreWriter, TileStore
 from stedm.tiles.windows import Window, WindowPool
 from stedm.workers import ordered
@@ -56,7 +56,7 @@ class Sample:
     transform: Transform
     label: np.ndarray
     style_patient: str | None
-    style_windows: tuple[Window, ...]
+    style_tiles: tuple[StyleTile, ...]
 
 
 class Drawer:
@@ -95,12 +95,12 @@ class Drawer:
         window = self.layouts.draw(random, foreground_share=config.foreground_share)
         transform = draw_transform(random, config.affine)
         label = transformed_label(self.layouts, window, transform)
-        patient, windows = None, []
+        patient, tiles = None, []
         if self.styles is not None:
             patient = self.styles.patients[random.integers(len(self.styles.patients))]
             first = self.styles.draw_from(random, patient)
-            windows = draw_style(self.styles, first, self.style, random)
-        return Sample(number, window, transform, label, patient, tuple(windows))
+            tiles = draw_style(self.styles, first, self.style, random)
+        return Sample(number, window, transform, label, patient, tuple(tiles))
 
     def noise(self, number: int) -> Tensor:
         """Return the initial noise of an image, float32 (channels, h, w), from the seed and the number alone."""
@@ -122,8 +122,8 @@ class Drawer:
         """Return the style vectors of samples, (len(samples), dim); None where no style is used."""
         if self.styles is None:
             return None
-        windows = [window for sample in samples for window in sample.style_windows]
-        images = to_tensor([self.styles.read(window)[0] for window in windows])
+        tiles = [tile for sample in samples for tile in sample.style_tiles]
+        images = to_tensor([tile.read(self.styles) for tile in tiles])
         reduced = reduce_area(images, self.model.config.style.size) * 2 - 1
         return self.model.style(reduced.unflatten(0, (len(samples), -1)).to(self.device))
 
@@ -256,11 +256,11 @@ def _entry(
         "layout_y": sample.layout_window.y,
         "layout_transform": sample.transform.describe(),
         "style_patient": sample.style_patient,
-        "style_slide": sample.style_windows[0].slide if sample.style_windows else None,
-        "style_windows": json.dumps([[w.x, w.y] for w in sample.style_windows]),
+        "style_slide": sample.style_tiles[0].window.slide if sample.style_tiles else None,
+        "style_windows": json.dumps([[tile.window.x, tile.window.y] for tile in sample.style_tiles]),
         "style_sampling": setting.sampling,
         "seed": setting.seed,
-        "guidance": setting.config.guidance if sample.style_windows else None,
+        "guidance": setting.config.guidance if sample.style_tiles else None,
         "generator": generator_id,
     }
     return slide, image[None], sample.label[None], [row]
@@ -283,11 +283,11 @@ def write_grid(path: Path, drawer: Drawer, layouts: int = 4, styles: int = 5) ->
     for name in names:
         random = seeds.generator(drawer.setting.seed, "grid", name)
         first = drawer.styles.draw_from(random, name)
-        windows = tuple(draw_style(drawer.styles, first, drawer.style, random))
-        sample = Sample(0, first, Transform(0), shown[0].label, name, windows)
+        tiles = tuple(draw_style(drawer.styles, first, drawer.style, random))
+        sample = Sample(0, first, Transform(0), shown[0].label, name, tiles)
         with torch.no_grad():
             vector = drawer.style_vectors([sample])
-        sets.append(np.stack([drawer.styles.read(w)[0] for w in windows]))
+        sets.append(np.stack([tile.read(drawer.styles) for tile in tiles]))
         columns.append(drawer.render(noise, masks, vector.expand(len(shown), -1)))
     if names:
         arrays["styles"] = np.stack(sets)
