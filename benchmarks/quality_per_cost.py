@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from scipy import linalg
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from stedm import seeds
 from stedm.augment import to_tensor
@@ -23,7 +22,7 @@ from stedm.device import use_device
 from stedm.generator.denoiser import EDM, Epsilon
 from stedm.provenance import environment, write_text
 from stedm.runs import Plan
-from stedm.segmenter.network import build_segmenter
+from stedm.segmenter.network import SmallUNet
 from stedm.synthetic.draw import Drawer, Sample, Setting, guidance_of, micro_batches
 from stedm.tiles.store import TileStore
 from stedm.tiles.windows import WindowPool
@@ -49,7 +48,7 @@ COLUMNS = {
 class Judge:
     """What images are measured with: a segmenter trained on the real images of all training patients."""
 
-    network: nn.Module
+    network: SmallUNet
     real: np.ndarray
     """Features of real tiles of the unlabelled patients, (n, width)."""
     stains: dict[str, np.ndarray]
@@ -58,10 +57,7 @@ class Judge:
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Return the means over positions of the coarsest encoder features, (n, width)."""
-        y = self.network.stem((images - 0.5) / 0.25)
-        for level, block in enumerate(self.network.down):
-            y = block(functional.max_pool2d(y, 2) if level else y)
-        return y.mean((2, 3))
+        return self.network.encode(images)[-1].mean((2, 3))
 
     @torch.no_grad()
     def foreground(self, images: Tensor) -> np.ndarray:
@@ -95,7 +91,7 @@ def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
 def build_judge(plan: Plan, store: TileStore, unlabelled: list[str], count: int) -> Judge:
     """Load the run's oracle segmenter and measure the real tiles of the unlabelled patients."""
     run = plan.segmenter("oracle", plan.config.budgets[0], plan.config.seeds[0])
-    network = build_segmenter(plan.config.segmenter)
+    network = SmallUNet(plan.config.segmenter.channels)
     network.load_state_dict(load_file(run.folder / "last.safetensors"))
     pool, random = WindowPool(store, unlabelled), seeds.generator(0, "quality per cost")
     tiles = {patient: [pool.read(pool.draw_from(random, patient))[0] for _ in range(32)] for patient in pool.patients}

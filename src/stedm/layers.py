@@ -1,9 +1,10 @@
-"""Layers that the networks of generator and segmenter share."""
+"""Layers that several networks share."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the training images of ImageNet in [0, 1], by which published backbones expect their input normalised."""
@@ -20,6 +21,18 @@ class ImageNetNorm(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images, float (batch, 3, h, w) in [0, 1], to channels of about mean 0 and deviation 1."""
         return (images - self.mean) / self.std
+
+
+class Grow(nn.Module):
+    """Double the side by repetition and a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, width, h, w) to (batch, width, 2 h, 2 w)."""
+        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class StochasticDepth(nn.Module):

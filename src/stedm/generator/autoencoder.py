@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stedm.generator.latents import kept_variance
+from stedm.layers import Grow
 
 NEAREST_ROWS = 4096
 """Positions whose distances to all codes are held at once."""
@@ -95,18 +96,6 @@ class Shrink(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, width, h, w) to (batch, width, h / 2, w / 2)."""
         return self.conv(functional.pad(x, (0, 1, 0, 1)))
-
-
-class Grow(nn.Module):
-    """Double the side by repetition and a convolution."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, width, h, w) to (batch, width, 2 h, 2 w)."""
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Middle(nn.Module):

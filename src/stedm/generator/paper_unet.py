@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stedm.layers import Grow
 from stedm.weights import load_exactly, read_tensors
 
 PREFIX = "model.diffusion_model."
@@ -79,18 +80,6 @@ class Shrink(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, width, h, w) to (batch, width, h / 2, w / 2)."""
         return self.op(x)
-
-
-class Grow(nn.Module):
-    """Double the side by repetition and a convolution."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, width, h, w) to (batch, width, 2 h, 2 w)."""
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class PaperUNet(nn.Module):

@@ -42,16 +42,21 @@ class SmallUNet(nn.Module):
 
         Sides must be multiples of twice the number of resolutions' halvings.
         """
-        y = self.stem((images - 0.5) / 0.25)
-        skips = []
-        for level, block in enumerate(self.down):
-            y = block(functional.max_pool2d(y, 2) if level else y)
-            skips.append(y)
-        skips.pop()
+        skips = self.encode(images)
+        y = skips.pop()
         for narrow, block in zip(self.narrow, self.up, strict=True):
             grown = functional.interpolate(narrow(y), scale_factor=2.0, mode="nearest")
             y = block(torch.cat([grown, skips.pop()], 1))
         return functional.pixel_shuffle(self.head(y), STEM)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's features of images, float (batch, 3, h, w) in [0, 1], finest resolution first."""
+        y = self.stem((images - 0.5) / 0.25)
+        features = []
+        for level, block in enumerate(self.down):
+            y = block(functional.max_pool2d(y, 2) if level else y)
+            features.append(y)
+        return features
 
 
 def build_segmenter(config: SegmenterConfig) -> nn.Module:
