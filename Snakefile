@@ -31,7 +31,7 @@ rule all:
 
 rule cut:
     input:
-        sums(plan.tiles),
+        sums(study.tiles),
 
 
 rule search:

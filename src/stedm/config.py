@@ -41,6 +41,9 @@ class CohortConfig(Section):
     """CSV of facts (slide, patient, class, split, checksums), relative to the project's root."""
     split: str = "split"
     """Column of the manifest that is the split: one manifest can hold several, such as folds of patients."""
+    folds: list[str] = []
+    """More such columns, each a fold: everything is run for `split` and for each of them, and the report pools the
+    scores. A patient is tested in one of them."""
     options: dict[str, Any] = {}
     """Settings of this cohort's own; each cohort module documents and checks them."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stedm.cohort import Slide, labelled_patients, load_cohort, read_manifest
+from stedm.cohort.base import SPLITS
 from stedm.cohort.dvc import tracked
 from stedm.config import ARMS, Config
 from stedm.errors import UserError
@@ -49,6 +50,10 @@ class Plan:
         The configuration.
     root
         The project's root: manifest, ``data.dvc`` and results lie below it.
+    fold
+        Which of the configuration's folds this is; the patients of the first, 0, follow from its tiles.
+    tiles
+        The tile store of the first fold, which the others share.
 
     Raises
     ------
@@ -56,8 +61,8 @@ class Plan:
         If the manifest is faulty or a budget is larger than the cohort.
     """
 
-    def __init__(self, config: Config, root: Path = Path()) -> None:
-        self.config, self.root = config, Path(root)
+    def __init__(self, config: Config, root: Path = Path(), *, fold: int = 0, tiles: Run | None = None) -> None:
+        self.config, self.root, self.fold, self._tiles = config, Path(root), fold, tiles
         self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest, config.cohort.split)
         self.data = load_cohort(config.cohort, self.root)
         for split in ("train", "test"):
@@ -98,6 +103,11 @@ class Plan:
         """Return the patients that give styles: the unused ones, and those of the split `unlabelled`."""
         return sorted([*self.unused(labelled), *self.patients("unlabelled")])
 
+    @cached_property
+    def _who(self) -> dict[str, Any]:
+        """Patients by split, for runs of folds whose tiles do not tell."""
+        return {"patients": {split: self.patients(split) for split in SPLITS}} if self._tiles else {}
+
     # ---- runs
 
     def _run(
@@ -108,11 +118,13 @@ class Plan:
         inputs: dict[str, Run] | None = None,
         facts: dict[str, Any] | None = None,
     ) -> Run:
-        inputs = inputs or {}
+        inputs, facts = inputs or {}, facts or {}
+        if self.fold:
+            slug, facts = f"{slug}-f{self.fold}" if slug else slug, {**facts, "fold": self.fold}
         identity = digest({"settings": settings, "inputs": {role: run.id for role, run in inputs.items()}})
         name = "-".join(part for part in (slug, identity) if part)
         folder = self.root / "results" / "runs" / self.config.cohort.name / stage / name
-        return Run(stage, name, folder, settings, facts or {}, inputs)
+        return Run(stage, name, folder, settings, facts, inputs)
 
     @cached_property
     def cohort(self) -> Run:
@@ -131,6 +143,8 @@ class Plan:
     @cached_property
     def tiles(self) -> Run:
         """The tile store of the cohort."""
+        if self._tiles is not None:
+            return self._tiles
         settings = self.config.tiles.model_dump(mode="json")
         return self._run("tiles", "", settings, {"cohort": self.cohort})
 
@@ -139,7 +153,7 @@ class Plan:
         seed = self.draw(seed)
         config, style = self.config.generator, self.config.generator.style
         labelled = self.labelled(budget, seed)
-        settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed}
+        settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed, **self._who}
         slug = f"k{budget}-s{seed}-{style.sampling}-{style.aggregation}"
         return self._run("generator", slug, settings, {"tiles": self.tiles}, {"budget": budget, "seed": seed})
 
@@ -192,6 +206,7 @@ class Plan:
             "labelled": labelled,
             "seed": seed,
             "scored": scored,
+            **self._who,
         }
         inputs = {"tiles": self.tiles}
         if how.style is not None:
@@ -243,24 +258,3 @@ class Plan:
         for segmenter in [*self.segmenters, *self.searched]:
             add(self.scores(segmenter))
         return found
-
-    def find(self, stage: str, name: str) -> Run:
-        """Return a run by its stage and id.
-
-        Raises
-        ------
-        UserError
-            If the configuration has no such run.
-        """
-        runs = self.all.get(stage, {})
-        if name not in runs:
-            known = ", ".join(sorted(runs)) or "none"
-            raise UserError(f"{stage}: the configuration {self.config.name!r} has no run {name!r}; it has {known}.")
-        return runs[name]
-
-    # ---- the view
-
-    @property
-    def view(self) -> Path:
-        """Folder of the configuration's tables, figures and report."""
-        return self.root / "results" / self.config.name

@@ -9,6 +9,7 @@ from typing import Any
 from stedm.errors import UserError
 from stedm.provenance import product, read_record, replacing
 from stedm.runs import Plan, Run
+from stedm.study import Study
 
 log = logging.getLogger("stedm")
 
@@ -151,28 +152,28 @@ def make_scores(plan: Plan, run: Run) -> None:
         count_predictions(predictions, TileStore(tiles), facts, making.folder / SCORES)
 
 
-def make_report(plan: Plan) -> str:
+def make_report(study: Study) -> str:
     """Collect the scores and write tables, figures, claims and the report; return the headline as text."""
     import pandas as pd
 
     from stedm.report import build_report, headline_text
 
-    out = plan.view
-    tables = [_read_scores(plan.scores(run)) for run in plan.segmenters]
+    out, config = study.view, study.config
+    tables = [_read_scores(run) for run in study.scores]
     scores = pd.concat(tables, ignore_index=True)
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
-    expected = [run.facts for run in plan.segmenters]
+    expected = [run.facts for run in study.scores]
     try:
         build_report(
             out=out,
-            title=plan.config.title or plan.config.name,
+            title=config.title or config.name,
             scores=scores,
-            runs=_described_runs(plan),
-            ledger=read_ledger(plan.root / "docs" / "ledger.csv"),
+            runs=_described_runs(study),
+            ledger=read_ledger(study.root / "docs" / "ledger.csv"),
             expected=expected,
-            resamples=plan.config.report.resamples,
-            seed=plan.config.report.seed,
+            resamples=config.report.resamples,
+            seed=config.report.seed,
         )
     except ValueError as error:
         raise UserError(f"{out / 'scores.parquet'}: {error} Run the stages that made it again.") from error
@@ -186,28 +187,28 @@ def _read_scores(run: Run) -> Any:
     return table.astype({"budget": "Int64"})
 
 
-def _described_runs(plan: Plan) -> list[dict[str, Any]]:
+def _described_runs(study: Study) -> list[dict[str, Any]]:
     """Describe each run that the view rests on: where it is, what it is, its provenance."""
     needed: dict[Path, dict[str, Any]] = {}
 
     def add(run: Run) -> None:
         for source in run.inputs.values():
             add(source)
-        folders = run.parts(plan.config.execution.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
+        folders = run.parts(study.config.execution.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
         for folder in folders:
             record = read_record(folder)
             needed[folder] = {
                 "stage": run.stage,
                 "id": run.id,
                 "folder": folder,
-                "preset": plan.config.preset or "none",
+                "preset": study.config.preset or "none",
                 **run.facts,
                 "validation_labels": (record or {}).get("validation_slides"),
                 "provenance": record,
             }
 
-    for segmenter in plan.segmenters:
-        add(plan.scores(segmenter))
+    for run in study.scores:
+        add(run)
     return list(needed.values())
 
 
@@ -221,19 +222,19 @@ def read_ledger(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def make_search(plan: Plan) -> str:
+def make_search(study: Study) -> str:
     """Compare the strengths of colour augmentation on training patients; return the table as text."""
     import pandas as pd
 
     from stedm.scores.metrics import per_patient
 
     rows = []
-    for run in plan.searched:
-        patients = per_patient(_read_scores(plan.scores(run)))
+    for run in study.searched:
+        patients = per_patient(_read_scores(run))
         iou = patients.loc[patients["checkpoint"] == "last", "iou"]
-        strength = run.settings["segmenter"]["colour_jitter"]
+        strength = run.inputs["segmenter"].settings["segmenter"]["colour_jitter"]
         rows.append({"strength": strength, "seed": run.facts["seed"], "patients": len(iou), "iou": iou.mean()})
     table = pd.DataFrame(rows).sort_values(["strength", "seed"])
-    with replacing(plan.view / "colour-search.csv") as beside:
+    with replacing(study.view / "colour-search.csv") as beside:
         table.to_csv(beside, index=False)
     return table.groupby("strength")["iou"].mean().to_string()

@@ -46,7 +46,7 @@ def build_report(
         One row per (segmenter, checkpoint, slide, annotated class), as `stedm.scores.metrics` reads them.
     runs
         One dict per run: `stage`, `id`, `folder` (its `preview/` is read where present), and where they apply `arm`,
-        `budget`, `seed`, `validation_labels`, `provenance`.
+        `budget`, `seed`, `fold` (where it is not the first), `validation_labels`, `provenance`.
     ledger
         Rows `{"paper", "ours", "why"}` of the deviation ledger.
     expected
@@ -73,8 +73,9 @@ def build_report(
     planned = planned_runs(patients, expected)
     pairs = comparisons(patients, expected, **again)
     judged = claims(pairs)
+    folds = 1 + max((run.get("fold", 0) for run in runs), default=0)
     made = {
-        "headline": tables.headline(scores, patients, planned, **again),
+        "headline": tables.headline(scores, patients, planned, folds=folds, **again),
         "comparisons": tables.comparisons(pairs, "claim"),
         "references": tables.comparisons(pairs, "reference"),
         "checkpoints": tables.checkpoints(patients, planned, runs, **again),
@@ -109,6 +110,7 @@ def build_report(
         headline=html.headline(judged),
         standings=html.standings(made["headline"].raw.to_dict("records")),
         tally=tally,
+        folds=folds,
         incomparable=html.incomparable(runs),
         groups=html.claim_groups(judged),
         missing=missing,

@@ -114,4 +114,4 @@ def curve_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[s
 
 def _of(runs: list[dict], stage: str) -> list[dict]:
     own = [run for run in runs if run["stage"] == stage]
-    return sorted(own, key=lambda run: (run.get("budget") or 0, run.get("seed") or 0, run["id"]))
+    return sorted(own, key=lambda run: (run.get("budget") or 0, run.get("seed") or 0, run.get("fold") or 0, run["id"]))

@@ -34,10 +34,14 @@ def headline(
     patients: pd.DataFrame,
     planned: Planned,
     *,
+    folds: int = 1,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Table:
-    """One row per arm and budget on `last`; a run that is expected and not there is listed, never a number."""
+    """One row per arm and budget on `last`; a run that is expected and not there is listed, never a number.
+
+    The scores of several `folds` are one table: each patient was tested in one of them.
+    """
     rows = []
     every_pixel = pooled(scores)
     for arm, budget in _ordered(planned):
@@ -89,6 +93,8 @@ def headline(
         "patients; the mean of each seed beside it. The interval of the worst decile cannot reach below the worst "
         "patient seen. Null: patient-seed cells with nothing to find and nothing found, or not scored."
     )
+    if folds > 1:
+        caption += f" Pooled over {folds} folds: each patient is scored by segmenters of the fold that tests it."
     return Table("headline", caption, raw, shown, keys)
 
 

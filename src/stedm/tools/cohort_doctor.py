@@ -15,7 +15,7 @@ from stedm.config import Config
 from stedm.errors import UserError
 from stedm.progress import progress
 from stedm.provenance import checksum
-from stedm.runs import Plan
+from stedm.study import Study
 from stedm.tiles.backends import open_slide
 from stedm.tiles.cut import grid_bytes
 from stedm.tiles.layout import MaskLayout
@@ -51,9 +51,9 @@ def examine_cohort(config: Config, root: Path) -> tuple[int, list[Row]]:
     if not faults:
         rows.append(_splits(slides))
         try:
-            plan = Plan(config, root)
-            cut = (plan.tiles.folder / "store.json").is_file()
-            rows.append(Row("PASS", "plan", f"{sum(map(len, plan.all.values()))} runs"))
+            study = Study(config, root)
+            cut = (study.tiles.folder / "store.json").is_file()
+            rows.append(Row("PASS", "plan", f"{sum(map(len, study.all.values()))} runs"))
         except UserError as error:
             rows.append(Row.of("plan", error))
     if not slides:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
-from stedm.runs import Plan
+from stedm.study import Study
 
 FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv")
 """What is copied of a view, beside its tables and the pictures of its figures."""
@@ -16,7 +16,7 @@ LARGE, WIDEST = 500_000, 1000
 """Bytes from which a picture is reduced, and its width in pixels then: the repository keeps every version of it."""
 
 
-def record_reference(plan: Plan) -> Path:
+def record_reference(study: Study) -> Path:
     """Copy a view's numbers to ``results/reference/<name>/`` and say what made them.
 
     Raises
@@ -24,7 +24,7 @@ def record_reference(plan: Plan) -> Path:
     UserError
         If the view has not been made.
     """
-    view, out = plan.view, plan.root / "results" / "reference" / plan.config.name
+    view, out = study.view, study.root / "results" / "reference" / study.config.name
     if not (view / "claims.csv").is_file():
         raise UserError(f"{view}/claims.csv: missing; run `snakemake` for this configuration first.")
     if out.exists():
@@ -37,8 +37,8 @@ def record_reference(plan: Plan) -> Path:
     (out / "figures").mkdir()
     for path in sorted((view / "figures").glob("*.png")):
         _copy_picture(path, out / "figures" / path.name)
-    _show_in_readme(plan, view)
-    write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
+    _show_in_readme(study, view)
+    write_text(out / "made-by.json", json.dumps(_made_by(study), indent=1, sort_keys=True) + "\n")
     return out
 
 
@@ -55,9 +55,9 @@ def _copy_picture(path: Path, out: Path) -> None:
         picture.save(out, optimize=True)
 
 
-def _show_in_readme(plan: Plan, view: Path) -> None:
+def _show_in_readme(study: Study, view: Path) -> None:
     """Put headline table and claims between the README's markers for this run, where it has them."""
-    path, name = plan.root / "README.md", plan.config.name
+    path, name = study.root / "README.md", study.config.name
     start, end = f"<!-- results of {name}: written by `stedm record` -->", "<!-- end of results -->"
     text = path.read_text() if path.is_file() else ""
     before, found, rest = text.partition(start)
@@ -74,13 +74,13 @@ def _headline(view: Path) -> str:
     return headline_text(view).rpartition("\n")[0].rstrip()
 
 
-def _made_by(plan: Plan) -> dict[str, object]:
+def _made_by(study: Study) -> dict[str, object]:
     """Return the machine and, for each run, its commit, code, time and memory."""
     here = environment()
-    jobs = plan.config.execution.synthetic_jobs
+    jobs = study.config.execution.synthetic_jobs
     runs = {}
-    for segmenter in plan.segmenters:
-        pending = [plan.scores(segmenter)]
+    for scores in study.scores:
+        pending = [scores]
         while pending:
             run = pending.pop()
             pending += run.inputs.values()
@@ -96,7 +96,7 @@ def _made_by(plan: Plan) -> dict[str, object]:
                     "device",
                     "threads",
                 )
-                name = folder.relative_to(plan.root / "results" / "runs").as_posix()
+                name = folder.relative_to(study.root / "results" / "runs").as_posix()
                 runs[name] = {key: record.get(key) for key in (*keys, "comparable")}
     kept = ("platform", "cpu", "cores", "versions")
-    return {**{key: here[key] for key in kept}, "preset": plan.config.preset or "none", "runs": runs}
+    return {**{key: here[key] for key in kept}, "preset": study.config.preset or "none", "runs": runs}
