@@ -93,7 +93,7 @@ def test_scores_of_folds_are_one_table(project):
 @pytest.mark.parametrize(
     ("turned", "message"),
     [
-        ({"train": "validation", "validation": "train", "test": "test"}, r"mini\.csv: the fold 'turned' tests patient"),
+        ({"train": "train", "validation": "validation", "test": "test"}, r"mini\.csv: the fold 'turned' tests patient"),
         (TURNED | {"validation": "unlabelled"}, r"the fold 'turned' has other patients in the split 'unlabelled'"),
         (TURNED | {"train": "validation"}, r"no slide has the split 'test'"),
         (TURNED | {"train": "tested"}, r"has the split 'tested'"),
