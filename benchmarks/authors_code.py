@@ -138,6 +138,7 @@ class Authors:
             config = compose("config_predict" if generating else "config_diff", overrides)
             self.module = module(config)
         self.config, self.model = config, self.module._model
+        self.steps = config.get("ddim_steps")
         self.style, self.unet = self.model.agg_block, self.model.model
         if divisor > 1:
             encoder = self.style._embedder
@@ -174,7 +175,7 @@ class Authors:
     @torch.inference_mode()
     def generate(self, folder: Path, steps: int | None = None) -> None:
         """Draw a batch of images and write them to a folder, as its prediction step does."""
-        self.config.ddim_steps = steps or self.config.ddim_steps
+        self.config.ddim_steps = steps or self.steps
         self.module.predict_dir = str(folder)
         self.module.predict_step(self.batch, 0)
 
