@@ -23,7 +23,7 @@ from stedm.runs import Plan
 from stedm.segmenter.data import TrainingBatches
 from stedm.segmenter.loss import segmentation_loss
 from stedm.segmenter.network import SmallUNet
-from stedm.segmenter.normalise import NormalisedTiles, reference_of
+from stedm.segmenter.normalise import NormalisedTiles, normalising_maps, reference_of
 from stedm.segmenter.train import SegmenterTraining
 from stedm.segmenter.unlabelled import MeanTeacher, PseudoLabels, build_learner, draw_hole, unlabelled_batches
 from stedm.synthetic.transfer import draw_transferred
@@ -105,7 +105,7 @@ def test_stains_are_found(same, patient):
 
 
 def test_two_stains_of_one_tissue_come_together(same):
-    store = NormalisedTiles(same, ["a"], ["b", "c"])
+    store = NormalisedTiles(same, normalising_maps(same, ["a"], ["b", "c"])[1])
     target, layout = whole(same, "a")
     for patient in "bc":
         before, after = (whole(s, patient)[0].astype(int) - target for s in (same, store))
@@ -114,8 +114,9 @@ def test_two_stains_of_one_tissue_come_together(same):
 
 
 def test_normalisation_leaves_the_reference_as_it_is(same):
-    store = NormalisedTiles(same, ["a"], ["b"])
-    assert store.reference == "slide-a"
+    reference, maps = normalising_maps(same, ["a"], ["b"])
+    store = NormalisedTiles(same, maps)
+    assert reference == "slide-a" and maps.keys() == {"slide-a", "slide-b"}
     assert np.array_equal(whole(store, "a")[0], whole(same, "a")[0])
     assert not np.array_equal(whole(store, "b")[0], whole(same, "b")[0])
 
@@ -124,7 +125,7 @@ def test_the_reference_is_a_labelled_slide_in_the_middle(same):
     stains = {name: stain.find_stains(stain.slide_pixels(same, f"slide-{name}"), name) for name in STAINS}
     weak, strong = (stain.Stains(stains["a"].vectors, stains["a"].strength * factor) for factor in (0.5, 1.4))
     assert reference_of({"weak": weak, "a": stains["a"], "strong": strong}) == "a"
-    assert NormalisedTiles(same, ["b"], ["a", "c"]).reference == "slide-b"
+    assert normalising_maps(same, ["b"], ["a", "c"])[0] == "slide-b"
 
 
 def test_what_has_no_two_stains_is_one_sentence():
@@ -197,6 +198,15 @@ def test_each_transferred_image_is_its_window_in_other_colours(other, tmp_path):
         density = stain.densities(source) @ map_[:, :3].T + map_[:, 3]
         assert abs(255 * np.exp(-density.clip(0)) - image).max() < 0.51
     assert pool.patients == ["a"]
+
+
+def test_made_images_are_normalised_as_the_slide_whose_style_they_have(other, tmp_path):
+    made, maps = transferred(other, tmp_path / "made"), normalising_maps(other, ["a"], ["b", "c"])[1]
+    store = NormalisedTiles(made, maps, "style_slide")
+    for number, slide in enumerate(made.column("style_slide")):
+        image, label = made.tile_at(number)
+        assert np.array_equal(store.tile_at(number)[0], stain.apply_map(image, maps[slide]))
+        assert np.array_equal(store.tile_at(number)[1], label)
 
 
 def test_transferred_images_are_the_same_in_parts(other, tmp_path):
@@ -316,7 +326,8 @@ def test_pseudo_labels_by_hand():
 
 
 def test_views_are_the_same_tiles_and_the_hole_does_not_count(other):
-    batch = unlabelled_batches("pseudo_labels", other, ["b", "c"], CONFIG.model_copy(update={"batch": 40}), 0)[1]
+    config = CONFIG.model_copy(update={"batch": 40, "pseudo_labels": PseudoLabelsConfig(cutout=0.5)})
+    batch = unlabelled_batches("pseudo_labels", other, ["b", "c"], config, 0)[1]
     hidden = ~batch["shown"]
     assert 0.02 < hidden.float().mean() < 0.25
     assert (batch["strong"].permute(0, 2, 3, 1)[hidden] == 0.5).all()
@@ -344,6 +355,8 @@ def test_labelled_samples_are_those_of_the_arm_without(other):
         batches = training(other, method)[1]
         for step in (5, 0):
             assert all(torch.equal(alone[step][key], batches[step][key]) for key in ("images", "targets"))
+        assert all(torch.equal(batches[5][key], batches[5][key]) for key in batches[5])
+        assert not torch.equal(batches[5]["weak"], batches[0]["weak"])
 
 
 @pytest.mark.parametrize("method", ["mean_teacher", "pseudo_labels"])
@@ -397,7 +410,7 @@ def test_settings_of_a_method_belong_to_its_arms_alone(template):
     base = ids(template)
     for key, value, mine in (
         ("mean_teacher", {"weight": 3.0}, {"mean-teacher", "mean-teacher-colour"}),
-        ("pseudo_labels", {"threshold": 0.8}, {arm for arm in ARMS if "pseudo" in arm}),
+        ("pseudo_labels", {"threshold": 0.7}, {arm for arm in ARMS if "pseudo" in arm}),
     ):
         changed = ids(template, **{key: value})
         assert {arm for arm in ARMS if changed[arm] != base[arm]} == mine

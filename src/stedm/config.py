@@ -244,11 +244,11 @@ class PseudoLabelsConfig(Section):
 
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the cross-entropy against the pseudo-labels."""
-    threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
     """Pixels count whose probability on the image as it is reaches this."""
-    jitter: Annotated[float, Field(ge=0)] = 0.4
+    jitter: Annotated[float, Field(ge=0)] = 0.2
     """Strength of the colour jitter of the strongly augmented image."""
-    cutout: Fraction = 0.5
+    cutout: Fraction = 0.25
     """Largest side of the square cut out of it, as a share of the tile's; the hole does not count."""
 
 
@@ -328,7 +328,8 @@ class Arm(Section):
     colour: bool = False
     """Colour augmentation of the segmenter's training tiles."""
     normalised: bool = False
-    """Stain normalisation of every slide, in training and prediction."""
+    """Stain normalisation of every slide, in training and prediction; of an image in another slide's style as of that
+    slide."""
     unlabelled: Literal["mean_teacher", "pseudo_labels"] | None = None
     """How the segmenter itself learns from tiles of unlabelled patients; names a section of its settings."""
     all_labels: bool = False
@@ -355,6 +356,7 @@ ARMS: dict[str, Arm] = {
     "synthetic-colour": Arm(style="generator", colour=True),
     "synthetic-pseudo": Arm(style="generator", unlabelled="pseudo_labels"),
     "synthetic-pseudo-colour": Arm(style="generator", unlabelled="pseudo_labels", colour=True),
+    "synthetic-normalised": Arm(style="generator", normalised=True),
     "oracle": Arm(all_labels=True),
     "oracle-colour": Arm(all_labels=True, colour=True),
 }

@@ -128,8 +128,8 @@ def find_stains(pixels: np.ndarray, name: str) -> Stains:
     density = density[density.mean(1) >= STAINED]
     if len(density) < FEWEST_PIXELS:
         raise UserError(
-            f"{name}: {len(density)} stained pixels are too few to find its stains; leave out the slide or the arm "
-            "real-normalised."
+            f"{name}: {len(density)} stained pixels are too few to find its stains; leave out the slide or the "
+            "arms with normalisation."
         )
     _, directions = np.linalg.eigh(density.T @ density)
     plane = directions[:, :0:-1]
@@ -138,8 +138,8 @@ def find_stains(pixels: np.ndarray, name: str) -> Stains:
     low, high = np.percentile(np.arctan2(across, along), [EXTREME, 100 - EXTREME])
     if high - low < NARROWEST:
         raise UserError(
-            f"{name}: its pixels have one hue, so that two stains cannot be told apart; leave out the slide or the "
-            "arm real-normalised."
+            f"{name}: its pixels have one hue, so that two stains cannot be told apart; leave out the slide or "
+            "the arms with normalisation."
         )
     pair = plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])
     pair = pair[:, np.argsort(-pair[0])]

@@ -31,6 +31,7 @@ LOOKS = {
     "synthetic-colour": Look("#0a9472", "D"),
     "synthetic-pseudo": Look("#5b74e0", "8"),
     "synthetic-pseudo-colour": Look("#0f93a6", "s"),
+    "synthetic-normalised": Look("#4d8fae", "d"),
     "oracle": Look("#c4669b", "X"),
     "oracle-colour": Look("#d5581a", "*"),
 }
@@ -51,6 +52,7 @@ MEANINGS = {
     "synthetic-colour": "real and synthetic images, with colour augmentation",
     "synthetic-pseudo": "real and synthetic images, and pseudo-labels on unlabelled slides",
     "synthetic-pseudo-colour": "the same with colour augmentation",
+    "synthetic-normalised": "real and synthetic images, their stains normalised",
     "oracle": "all training patients labelled",
     "oracle-colour": "all training patients labelled, with colour augmentation",
 }

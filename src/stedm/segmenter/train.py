@@ -19,7 +19,7 @@ from stedm.provenance import Product
 from stedm.segmenter.data import TrainingBatches, read_tiles, validation_batches
 from stedm.segmenter.loss import segmentation_loss
 from stedm.segmenter.network import build_segmenter
-from stedm.segmenter.normalise import NormalisedTiles
+from stedm.segmenter.normalise import NormalisedTiles, normalising_maps
 from stedm.segmenter.predict import PREDICTIONS, predict_slide, write_predictions
 from stedm.segmenter.unlabelled import Learner, build_learner, unlabelled_batches
 from stedm.tiles.store import TileStore
@@ -162,8 +162,9 @@ def train_segmenter(
     """
     where = use_device(device, threads)
     if normalised:
-        store = NormalisedTiles(store, labelled, [*validation, *scored])
-        making.facts["reference_slide"] = store.reference
+        making.facts["reference_slide"], maps = normalising_maps(store, labelled, [*validation, *scored, *unlabelled])
+        store = NormalisedTiles(store, maps)
+        synthetic = NormalisedTiles(synthetic, maps, "style_slide") if synthetic is not None else None
     more = unlabelled_batches(learning, store, unlabelled, config, seed) if learning else None
     batches = TrainingBatches(store, labelled, synthetic, config, colour, seed, more)
     torch.manual_seed(seeds.derive(seed, "segmenter", "weights"))
