@@ -27,7 +27,7 @@ from stedm.segmenter.normalise import NormalisedTiles, normalising_maps, referen
 from stedm.segmenter.train import SegmenterTraining
 from stedm.segmenter.unlabelled import MeanTeacher, PseudoLabels, build_learner, draw_hole, unlabelled_batches
 from stedm.synthetic.transfer import draw_transferred
-from stedm.tiles.store import StoredSlide, StoreWriter, TileStore
+from stedm.tiles.store import UNKNOWN, StoredSlide, StoreWriter, TileStore
 from stedm.tiles.windows import WindowPool
 from stedm.training import fit
 
@@ -65,7 +65,7 @@ def write_store(folder, seeds: dict[str, int], labels=lambda patient, amount: am
         image, label = painted(amounts(seed), patient), labels(patient, amounts(seed)).astype(np.uint8)
         cut = [(slice(y, y + TILE), slice(x, x + TILE)) for x, y in corners]
         rows = [
-            {"x": x, "y": y, "tissue": 1.0, "foreground": float(label[at].mean())}
+            {"x": x, "y": y, "tissue": 1.0, "foreground": None if UNKNOWN in label[at] else float(label[at].mean())}
             for (x, y), at in zip(corners, cut, strict=True)
         ]
         slide = StoredSlide(f"slide-{patient}", patient, "0", "train", SIDE, SIDE, 1.0, 4.0)
@@ -339,14 +339,18 @@ def test_views_are_the_same_tiles_and_the_hole_does_not_count(other):
 
 
 def test_labels_of_unlabelled_patients_are_not_read(other, tmp_path):
-    turned = write_store(
-        tmp_path / "turned",
-        {"a": 1, "b": 2, "c": 3},
-        lambda patient, amount: (amount[1] > amount[0]) ^ (patient != "a"),
-    )
+    """Nothing changes where they are others, and where there are none."""
+
+    def blank(patient, amount):
+        return amount[1] > amount[0] if patient == "a" else np.full((SIDE, SIDE), UNKNOWN)
+
+    def turned(patient, amount):
+        return (amount[1] > amount[0]) ^ (patient != "a")
+
+    stores = [write_store(tmp_path / labels.__name__, {"a": 1, "b": 2, "c": 3}, labels) for labels in (blank, turned)]
     for method in ("mean_teacher", "pseudo_labels"):
-        one, two = (training(store, method)[1][5] for store in (other, turned))
-        assert all(torch.equal(one[key], two[key]) for key in one)
+        one, *rest = (training(store, method)[1][5] for store in (other, *stores))
+        assert all(torch.equal(one[key], two[key]) for two in rest for key in one)
 
 
 def test_labelled_samples_are_those_of_the_arm_without(other):
