@@ -21,6 +21,8 @@ from stedm.provenance import digest
 
 SEARCH_STRENGTHS = (0.1, 0.2, 0.4)
 """Strengths of colour augmentation among which the search on training patients chooses."""
+TRANSFERRED = "transferred"
+"""In place of a style sampling: labelled images in the colours of unlabelled patients."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ class Plan:
 
     def _checked_draw(self, budget: int, seed: int) -> None:
         labelled = self.labelled(budget, seed)
-        needs_style = any(ARMS[arm].style == "generator" for arm in self.config.arms)
-        if needs_style and not self.unlabelled(labelled):
+        needed = any(ARMS[arm].needs_unlabelled for arm in self.config.arms)
+        if needed and not self.unlabelled(labelled):
             raise UserError(
                 f"budgets: with {budget} labelled patients of each class every training patient of "
-                f"{self.config.cohort.manifest} is labelled, so no unlabelled style is left; lower it."
+                f"{self.config.cohort.manifest} is labelled, so no unlabelled patient is left; lower it."
             )
 
     # ---- patients
@@ -169,6 +171,18 @@ class Plan:
             {"budget": budget, "seed": seed, "sampling": sampling},
         )
 
+    def transferred(self, budget: int, seed: int) -> Run:
+        """The labelled images of a budget and seed in the colours of unlabelled patients; no generator is needed."""
+        config, seed = self.config.synthetic, self.draw(seed)
+        settings = {
+            "synthetic": {"count": config.count, "foreground_share": config.foreground_share},
+            "sampling": TRANSFERRED,
+            "labelled": self.labelled(budget, seed),
+            "seed": seed,
+        }
+        facts = {"budget": budget, "seed": seed, "sampling": TRANSFERRED}
+        return self._run("synthetic", f"k{budget}-s{seed}-{TRANSFERRED}", settings, {"tiles": self.tiles}, facts)
+
     def segmenter(
         self,
         arm: str,
@@ -200,6 +214,9 @@ class Plan:
             config["colour_jitter"] = colour_jitter
         if how.style is None:
             del config["synthetic_share"]
+        for method in ("mean_teacher", "pseudo_labels"):
+            if how.unlabelled != method:
+                del config[method]
         settings = {
             "segmenter": config,
             "colour": how.colour,
@@ -208,8 +225,13 @@ class Plan:
             "scored": scored,
             **self._who,
         }
+        # Written where they hold only, so that the other arms keep their identities.
+        settings |= {"normalised": True} if how.normalised else {}
+        settings |= {"unlabelled": how.unlabelled} if how.unlabelled else {}
         inputs = {"tiles": self.tiles}
-        if how.style is not None:
+        if how.style == "transferred":
+            inputs["synthetic"] = self.transferred(budget, seed)
+        elif how.style is not None:
             sampling = "none" if how.style == "none" else self.config.generator.style.sampling
             inputs["synthetic"] = self.synthetic(budget, seed, sampling)
         slug = f"{arm}-s{seed}" if k is None else f"{arm}-k{k}-s{seed}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from stedm.errors import UserError
 from stedm.provenance import product, read_record, replacing
-from stedm.runs import Plan, Run
+from stedm.runs import TRANSFERRED, Plan, Run
 from stedm.study import Study
 
 log = logging.getLogger("stedm")
@@ -74,12 +74,35 @@ def make_generator(plan: Plan, run: Run) -> None:
 
 def make_synthetic(plan: Plan, run: Run, part: int = 0) -> None:
     """Draw synthetic images, or one of several parts of them."""
+    jobs = plan.config.execution.synthetic_jobs
+    if not 0 <= part < jobs:
+        raise UserError(f"--part {part}: execution.synthetic_jobs is {jobs}; give 0 to {jobs - 1}.")
+    (_transfer if run.facts["sampling"] == TRANSFERRED else _draw)(plan, run, part, jobs)
+
+
+def _transfer(plan: Plan, run: Run, part: int, jobs: int) -> None:
+    from stedm.synthetic.transfer import draw_transferred
+    from stedm.tiles.store import TileStore
+
+    tiles, labelled = run.inputs["tiles"].folder, run.settings["labelled"]
+    settings = _settings(run)
+    with product(run.parts(jobs)[part], stage="synthetic", settings=settings, inputs={"tiles": tiles}) as making:
+        draw_transferred(
+            making,
+            store=TileStore(tiles),
+            labelled=labelled,
+            unlabelled=plan.unlabelled(labelled),
+            config=plan.config.synthetic,
+            seed=run.facts["seed"],
+            part=part,
+            parts=jobs,
+        )
+
+
+def _draw(plan: Plan, run: Run, part: int, jobs: int) -> None:
     from stedm.synthetic.draw import Setting, draw_synthetic
 
     config, generator = plan.config, run.inputs["generator"]
-    jobs = config.execution.synthetic_jobs
-    if not 0 <= part < jobs:
-        raise UserError(f"--part {part}: execution.synthetic_jobs is {jobs}; give 0 to {jobs - 1}.")
     inputs = {"tiles": run.inputs["tiles"].folder, "generator": generator.folder}
     labelled = generator.settings["labelled"]
     setting = Setting(
@@ -131,6 +154,9 @@ def make_segmenter(plan: Plan, run: Run) -> None:
             scored=scored,
             config=settings,
             colour=run.settings["colour"],
+            normalised=run.settings.get("normalised", False),
+            learning=run.settings.get("unlabelled"),
+            unlabelled=plan.unlabelled(labelled),
             seed=run.facts["seed"],
             label=run.id,
             device=config.execution.device,

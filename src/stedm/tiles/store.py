@@ -51,7 +51,7 @@ COLUMNS = pa.schema(
         ("foreground", pa.float32()),  # fraction of its known labels; null where less than half are known
         ("shard", pa.int32()),
         ("record", pa.int64()),  # position in the shard, in records
-        ("origin", pa.string()),  # real | synthetic
+        ("origin", pa.string()),  # real | synthetic | transferred
         # The rest is null for real tiles.
         ("layout_slide", pa.string()),
         ("layout_x", pa.int32()),
