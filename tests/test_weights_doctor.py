@@ -33,7 +33,7 @@ def test_each_file_is_compared_with_its_network(tmp_path):
         "segmenter": "PASS",
     }
     assert rows["first stage"].found == f"{none}: no such file" and "path" in rows["first stage"].remedy
-    assert rows["style encoder"].found == f"{swin}, 113 MB, fit the network"
+    assert rows["style encoder"].found == f"{swin}, 114 MB, fit the network"
     # Another network's file is named, with the first tensor that it lacks.
     assert rows["U-Net"].found.startswith(f"{swin}: the tensor 'model.diffusion_model.")
     assert rows["U-Net"].found.endswith("is missing")
