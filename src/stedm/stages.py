@@ -166,8 +166,9 @@ def make_segmenter(plan: Plan, run: Run) -> None:
 
 
 def make_scores(plan: Plan, run: Run) -> None:
-    """Count a segmenter's predictions against the labels."""
+    """Count a segmenter's predictions against the labels, and keep overviews of a few slides."""
     from stedm.scores.count import SCORES, count_predictions
+    from stedm.scores.overviews import OVERVIEWS, write_overviews
     from stedm.tiles.store import TileStore
 
     segmenter, tiles = run.inputs["segmenter"], run.inputs["tiles"].folder
@@ -175,7 +176,9 @@ def make_scores(plan: Plan, run: Run) -> None:
     inputs = {"segmenter": segmenter.folder, "tiles": tiles}
     with product(run.folder, stage="scores", settings=_settings(run), inputs=inputs) as making:
         predictions = segmenter.folder / "predictions.parquet"
-        count_predictions(predictions, TileStore(tiles), facts, making.folder / SCORES)
+        store = TileStore(tiles)
+        count_predictions(predictions, store, facts, making.folder / SCORES)
+        write_overviews(predictions, store, making.folder / "preview" / OVERVIEWS)
 
 
 def make_report(study: Study) -> str:

@@ -96,6 +96,8 @@ def build_report(
     def draw(folder: Path) -> None:
         drawn["scores"] = plates.score_figures(folder, patients, made["headline"].raw)
         drawn["images"], absent["images"] = plates.image_figures(folder, runs)
+        for into, found in zip((drawn["images"], absent["images"]), plates.slide_figures(folder, runs), strict=True):
+            into += found
         drawn["training"], absent["training"] = plates.curve_figures(folder, runs)
 
     _replace_folder(out / "figures", draw)
