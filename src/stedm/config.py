@@ -281,6 +281,10 @@ class ExecutionConfig(Section):
     """`auto` takes a GPU where torch sees one; `cuda` without a GPU is an error, never a fallback."""
     threads: Positive = 1
     """Torch threads of each training or sampling process."""
+    devices: Positive = 1
+    """GPUs of a node, or processes on the CPU, that train one generator; each takes its part of every batch."""
+    nodes: Positive = 1
+    """Machines that train one generator; above 1, `srun` or `torchrun` starts `stedm generator` once a device."""
     slide_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that draw slides or cut them into tiles; 0 works in the process itself."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
@@ -370,6 +374,10 @@ class Config(Section):
             raise ValueError(f"generator.style.size must divide tiles.tile {self.tiles.tile}")
         if self.segmenter.network == "mit-b2" and self.tiles.tile < 32:
             raise ValueError(f"segmenter.network mit-b2 needs tiles.tile of at least 32, not {self.tiles.tile}")
+        if self.generator.batch % (self.execution.devices * self.execution.nodes):
+            raise ValueError(
+                f"generator.batch {self.generator.batch} must be a multiple of execution.devices × execution.nodes"
+            )
         if self.segmenter.window <= 2 * self.segmenter.margin:
             raise ValueError("segmenter.window must be larger than twice segmenter.margin")
         return self

@@ -52,12 +52,17 @@ def make_generator(plan: Plan, run: Run) -> None:
     """Train a generator."""
     from stedm.generator.build import weight_files
     from stedm.generator.train import train_generator
+    from stedm.team import Team
     from stedm.tiles.store import TileStore
 
+    team = Team(plan.config.execution.devices, plan.config.execution.nodes)
+    if not team.leads:
+        log.setLevel(logging.ERROR)
     config, tiles = plan.config, run.inputs["tiles"].folder
     labelled = run.settings["labelled"]
     inputs = {"tiles": tiles} | weight_files(config.generator)
-    with product(run.folder, stage="generator", settings=_settings(run), inputs=inputs, keep=STATE_FILES) as making:
+    what = {"stage": "generator", "settings": _settings(run), "inputs": inputs, "keep": STATE_FILES}
+    with product(run.folder, **what, leads=team.leads) as making:
         train_generator(
             making,
             store=TileStore(tiles),
@@ -68,6 +73,7 @@ def make_generator(plan: Plan, run: Run) -> None:
             device=config.execution.device,
             threads=config.execution.threads,
             workers=config.execution.loader_workers,
+            team=team,
         )
 
 

@@ -20,7 +20,9 @@ from stedm.generator.denoiser import denoising_loss
 from stedm.generator.guidance import Guidance
 from stedm.generator.model import Generator, save_generator
 from stedm.generator.sampler import dpm_solver_pp_2m
+from stedm.layers import StochasticDepth
 from stedm.provenance import Product
+from stedm.team import Team, part_of
 from stedm.tiles.store import TileStore
 from stedm.training import Training, fit, write_curve
 
@@ -41,9 +43,11 @@ class GeneratorTraining(Training):
         Settings of the generator.
     seed
         Seed of the run.
+    part
+        Which part of each batch is given, and of how many (see :class:`stedm.team.Team`).
     """
 
-    def __init__(self, model: Generator, config: GeneratorConfig, seed: int) -> None:
+    def __init__(self, model: Generator, config: GeneratorConfig, seed: int, part: tuple[int, int] = (0, 1)) -> None:
         super().__init__(
             steps=config.steps,
             lr=config.lr,
@@ -54,20 +58,25 @@ class GeneratorTraining(Training):
             accumulate=config.accumulate,
             precision=config.precision,
         )
-        self.model = model
+        self.model, self.part = model, part
+        for layer in model.modules():
+            if isinstance(layer, StochasticDepth):
+                layer.part = part
         self.averaged = AveragedModel(model, multi_avg_fn=_average(config.ema))
         self.averaged.requires_grad_(False)
         variance = model.first_stage.scale ** (2 * config.component_power)
         self.register_buffer("components", variance / variance.mean())
 
     def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
-        """Return the denoising loss of a batch at noise drawn for its number."""
+        """Return the denoising loss of a part of a batch, at noise drawn for the batch's number."""
         random = torch.Generator().manual_seed(seeds.derive(self.seed, "generator", "noise", number))
         model = self.model
         with torch.no_grad():
             clean = model.first_stage.encode(batch["images"])
-        sigma = model.way.draw(len(clean), random).to(clean.device)
-        noise = torch.randn(clean.shape, generator=random).to(clean.device)
+        samples = len(clean) * self.part[1]
+        mine = part_of(samples, self.part)
+        sigma = model.way.draw(samples, random)[mine].to(clean.device)
+        noise = torch.randn((samples, *clean.shape[1:]), generator=random)[mine].to(clean.device)
         style = model.style_vectors(batch["styles"], batch["has_style"])
         network = model.bind(style, batch["layouts"], batch["has_layout"])
         return denoising_loss(model.way, network, clean, sigma, noise, model.deviation, self.components)
@@ -100,6 +109,7 @@ def train_generator(
     device: str = "auto",
     threads: int = 1,
     workers: int = 0,
+    team: Team | None = None,
 ) -> None:
     """Train a generator and write its averaged weights, settings and preview.
 
@@ -117,17 +127,22 @@ def train_generator(
         Seed of the run.
     device, threads, workers
         See :class:`stedm.config.ExecutionConfig`.
+    team
+        The processes that train together; the one that leads writes.
     """
-    where = use_device(device, threads)
-    batches = TrainingBatches(store, labelled, unlabelled, config, seed)
+    where, team = use_device(device, threads), team or Team()
+    batches = TrainingBatches(store, labelled, unlabelled, config, seed, team.part)
     torch.manual_seed(seeds.derive(seed, "generator", "weights"))
     model = Generator(config)
     tiles = FIRST_STAGE_TILES if config.first_stage.kind == "pca" else CHECKED_TILES
     explained = model.fit_first_stage(_first_stage_images(batches, seed, tiles))
     log.info("first stage: %d channels hold %.1f %% of the variance", model.first_stage.channels, 100 * explained)
     model.unet.to(memory_format=torch.channels_last)
-    module = GeneratorTraining(model, config, seed)
-    fit(module, batches, folder=making.folder, device=where, label=f"generator seed {seed}", workers=workers)
+    module = GeneratorTraining(model, config, seed, team.part)
+    label = f"generator seed {seed}"
+    fit(module, batches, folder=making.folder, device=where, label=label, workers=workers, team=team)
+    if not team.leads:
+        return
     averaged: Generator = module.averaged.module
     save_generator(making.folder, averaged)
     write_curve(making.folder / "preview" / "curves.csv", module.curve)
@@ -135,6 +150,7 @@ def train_generator(
     making.facts |= {
         "device": str(where),
         "threads": threads,
+        "processes": team.size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "explained_variance": round(explained, 4),
         "labelled": sorted(labelled),
@@ -153,7 +169,7 @@ def _first_stage_images(batches: TrainingBatches, seed: int, count: int) -> Tens
 @torch.no_grad()
 def _write_samples(path: Path, model: Generator, batches: TrainingBatches, seed: int) -> None:
     """Draw eight training samples again: a column each, of image, layout, a style image and what is drawn."""
-    batch = {key: value[:8] for key, value in batches[0].items()}
+    batch = {key: value[:8] for key, value in batches.batch(0).items()}
     style = model.style_vectors(batch["styles"], batch["has_style"])
     layouts = batch["layouts"]
     denoise = model.guided(style, layouts, Guidance(style=1.5))
