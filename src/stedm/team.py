@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stedm.errors import UserError
+
+if TYPE_CHECKING:
+    from pytorch_lightning.plugins.environments import ClusterEnvironment
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,18 @@ class Team:
     def part(self) -> tuple[int, int]:
         """The part of a batch that this process takes: which of how many."""
         return self.rank, self.size
+
+    def environment(self) -> ClusterEnvironment:
+        """Return Lightning's way to find the other processes."""
+        from pytorch_lightning.plugins import environments
+
+        starter = "self" if self.size == 1 else self.starter
+        if starter == "torchrun":
+            return environments.TorchElasticEnvironment()
+        if starter == "srun":
+            # Requeuing is the workflow's.
+            return environments.SLURMEnvironment(auto_requeue=False)
+        return environments.LightningEnvironment()
 
 
 def part_of(count: int, part: tuple[int, int]) -> slice:

@@ -11,6 +11,7 @@ import csv
 import logging
 import math
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +19,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stedm import seeds
+from stedm.device import peaks
 from stedm.errors import UserError
 from stedm.progress import Progress, progress
 from stedm.team import Team
@@ -62,6 +58,8 @@ class Training(pl.LightningModule):
         Steps between two states, and between two validations (0: none).
     seed
         Seed of the run; dropout and stochastic depth of a step come from it.
+    samples
+        Samples of a step, for the log.
     """
 
     def __init__(
@@ -76,8 +74,10 @@ class Training(pl.LightningModule):
         schedule: str = "cosine",
         accumulate: int = 1,
         precision: str = "32-true",
+        samples: int = 1,
     ) -> None:
         super().__init__()
+        self.samples = samples
         self.seed, self.schedule, self.accumulate, self.precision = seed, schedule, accumulate, precision
         self.steps, self.lr, self.weight_decay = steps, lr, weight_decay
         self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
@@ -85,6 +85,7 @@ class Training(pl.LightningModule):
         self.losses: list[float] = []
         self.folder, self.team = Path(), Team()
         self.counter: Progress | None = None
+        self._first: tuple[int, float] | None = None
 
     def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Return the loss of a batch; random numbers come from its number, which counts the batches of all steps."""
@@ -135,6 +136,7 @@ class Training(pl.LightningModule):
         if len(self.losses) < self.accumulate:
             return
         step = self.trainer.global_step
+        self._first = self._first or (step, time.monotonic())
         self.stepped()
         row = {"step": step, "loss": sum(self.losses) / self.accumulate}
         self.losses.clear()
@@ -149,7 +151,16 @@ class Training(pl.LightningModule):
         if step % self.checkpoint_every == 0 and step < self.steps:
             self._keep_state(step)
         if self.counter is not None:
-            self.counter.advance(1, f"loss {row['loss']:.3f}")
+            speed = self.speed()
+            memory = ", ".join(f"{value / 1000:.1f} GB {what}" for what, value in peaks(self.device).items())
+            self.counter.advance(1, f"loss {row['loss']:.3f}, {speed:.1f} samples/s, at most {memory}")
+
+    def speed(self) -> float:
+        """Return samples a second since the first step of this process, which starts and compiles what it needs."""
+        if self._first is None:
+            return 0.0
+        step, began = self._first
+        return self.samples * (self.curve[-1]["step"] - step) / max(time.monotonic() - began, 1e-9)
 
     def _keep_state(self, step: int) -> None:
         self._check_weights(step)
@@ -199,7 +210,7 @@ def fit(
     label: str,
     workers: int = 0,
     team: Team | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Train; go on from ``folder/state.ckpt`` where an earlier process left one.
 
     Parameters
@@ -218,6 +229,11 @@ def fit(
         Processes that prepare batches.
     team
         The processes that train together; by default this one alone.
+
+    Returns
+    -------
+    dict
+        For the provenance: processes, samples a second, and the GPU memory that was taken at most.
 
     Raises
     ------
@@ -255,20 +271,19 @@ def fit(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            plugins=[_environment(team)],
+            plugins=[team.environment()],
         )
         with _together(trainer):
             trainer.fit(module, loader, ckpt_path=state if first else None, weights_only=True)
         module.counter = None
+    facts: dict[str, Any] = {"processes": team.size}
+    if team.leads:
+        facts["samples_per_second"] = round(module.speed(), 2)
+        log.info("%s: %.1f samples a second", label, facts["samples_per_second"])
+    if device.type == "cuda":
+        facts["peak_gpu_mb"] = peaks(device)["of the GPU"]
     module.to("cpu").eval()
-
-
-def _environment(team: Team) -> ClusterEnvironment:
-    starter = "self" if team.size == 1 else team.starter
-    if starter == "torchrun":
-        return TorchElasticEnvironment()
-    # Requeuing is the workflow's.
-    return SLURMEnvironment(auto_requeue=False) if starter == "srun" else LightningEnvironment()
+    return facts
 
 
 @contextlib.contextmanager

@@ -56,6 +56,7 @@ class SegmenterTraining(Training):
             checkpoint_every=config.checkpoint_every,
             validate_every=config.validate_every if validation else 0,
             seed=seed,
+            samples=config.batch,
         )
         self.network = network
         self.best = copy.deepcopy(network).requires_grad_(False)
@@ -139,7 +140,7 @@ def train_segmenter(
     torch.manual_seed(seeds.derive(seed, "segmenter", "weights"))
     network = build_segmenter(config).to(memory_format=torch.channels_last)
     module = SegmenterTraining(network, config, store, validation, seed)
-    fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
+    making.facts |= fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
     networks = {"last": module.network.to(where).eval(), "best": module.best.to(where).eval()}
     if module.best_step in (0, config.steps):
         networks["best"] = networks["last"]
