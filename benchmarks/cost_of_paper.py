@@ -157,6 +157,14 @@ def hours(config: Config, rates: dict[str, float]) -> dict[str, float]:
     return {stage: value / 3600 for stage, value in seconds.items()}
 
 
+def planned(plan: Plan) -> dict[str, int]:
+    """Count the runs of each stage that a configuration compares, each once."""
+    synthetic = [run.inputs["synthetic"] for run in plan.segmenters if "synthetic" in run.inputs]
+    found = {"generator": [run.inputs["generator"] for run in synthetic], "synthetic": synthetic}
+    found["segmenter"] = plan.segmenters
+    return {stage: len({run.id for run in found[stage]}) for stage in STAGES}
+
+
 def measured(preset: str, bench: Bench, cohorts: list[Path]) -> dict[str, Any]:
     """Measure a preset and count the runs of the cohorts' configurations."""
     config = narrowed(configured(preset, cohorts[0]), bench.divisor)
@@ -166,7 +174,7 @@ def measured(preset: str, bench: Bench, cohorts: list[Path]) -> dict[str, Any]:
     cell, runs, total = hours(config, rates), {}, 0.0
     for path in cohorts:
         own = configured(preset, path)
-        runs[path.stem] = {stage: len(Plan(own).all.get(stage, {})) for stage in STAGES}
+        runs[path.stem] = planned(Plan(own))
         total += sum(hours(own, rates)[stage] * runs[path.stem][stage] for stage in STAGES)
     return {
         "preset": preset,

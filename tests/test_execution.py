@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from stores import squares
-from torch import nn
 
 from stedm.config import GeneratorConfig
 from stedm.device import compile_network
 from stedm.errors import UserError
+from stedm.generator.autoencoder import ResidualBlock
 from stedm.generator.train import train_generator
 from stedm.provenance import Product
 
@@ -71,7 +71,7 @@ def test_a_compiled_network_computes_the_same_to_rounding():
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("there is no C++ compiler here")
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU())
+    plain = ResidualBlock(4, 8, groups=2)
     compiled, x = copy.deepcopy(plain), torch.randn(2, 4, 8, 8)
     compile_network(compiled, torch.device("cpu"))
     for network in (plain, compiled):
