@@ -85,7 +85,7 @@ def test_a_compiled_network_computes_the_same_to_rounding():
     compile_network(compiled, torch.device("cpu"))
     for network in (plain, compiled):
         network(x).pow(2).mean().backward()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert compiled._compiled_call_impl is not None
     assert list(compiled.state_dict()) == list(plain.state_dict())
     for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, atol=1e-5)
