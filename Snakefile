@@ -13,6 +13,7 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/tiles.smk"
+include: "workflow/rules/autoencoder.smk"
 include: "workflow/rules/generator.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/segmenter.smk"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from stedm.errors import UserError
 from stedm.training import Training, fit
 
 
@@ -118,3 +119,21 @@ def test_bfloat16_computes_the_networks_and_keeps_the_weights(tmp_path):
     assert half.network.weight.dtype == torch.float32
     assert torch.allclose(half.network.weight, full.network.weight, rtol=0.05)
     assert not torch.equal(half.network.weight, full.network.weight)
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path):
+    """A finite loss whose gradient is not, at the step of a state and at the last one."""
+
+    class Rooted(Line):
+        def loss(self, batch, number):
+            loss = super().loss(batch, number)
+            return loss + (0 * self.network.weight.sum()).sqrt() if number == self.rotten else loss
+
+    for rotten, kept in ((1, None), (3, 2)):
+        module, folder = Rooted(), tmp_path / str(rotten)
+        module.rotten = rotten
+        folder.mkdir()
+        with pytest.raises(UserError, match=f"network.weight are not finite after step {rotten + 1}"):
+            fit(module, samples(4, 8), folder=folder, device=torch.device("cpu"), label="test")
+        state = folder / "state.ckpt"
+        assert (torch.load(state, weights_only=True)["global_step"] if state.exists() else None) == kept

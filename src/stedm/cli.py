@@ -15,6 +15,7 @@ log = logging.getLogger("stedm")
 STAGES = {
     "cohort": "acquire and verify the slides",
     "tiles": "cut slides into the tile store",
+    "autoencoder": "train the generator's first stage on the cohort's tiles",
     "generator": "train a diffusion model",
     "synthetic": "draw labelled images in the styles of unlabelled patients",
     "segmenter": "train a segmenter and predict the test patients",

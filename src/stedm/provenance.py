@@ -36,6 +36,8 @@ log = logging.getLogger("stedm")
 RECORD = "provenance.json"
 SUMS = "SHA256SUMS"
 SOURCE = Path(__file__).parent
+PATIENCE = 600
+"""Seconds that a helping process waits for the leading one."""
 
 RECORDED_PACKAGES = (
     *("numpy", "pandas", "pyarrow", "scipy", "torch", "pytorch-lightning", "snakemake", "dvc"),
@@ -164,6 +166,7 @@ def product(
     settings: Mapping[str, Any],
     inputs: Mapping[str, Path] | None = None,
     keep: tuple[str, ...] = (),
+    leads: bool = True,
 ) -> Iterator[Product]:
     """Make a product folder, whole or not at all.
 
@@ -182,17 +185,23 @@ def product(
         Product folders or files used, by role.
     keep
         Names in the working folder that belong to resuming and not to the product: deleted at the end.
+    leads
+        False in a process that helps the one which makes the product: it waits for the folder and writes nothing.
 
     Raises
     ------
     UserError
-        If an input is missing, or the disk is full.
+        If an input is missing, the disk is full, or the process to be helped does not come.
     """
     out, inputs = Path(out), dict(inputs or {})
     sources = {role: identify(path) for role, path in inputs.items()}
     code = fingerprint(f"stedm.{stage}")
     identity = digest({"stage": stage, "settings": settings, "inputs": sources, "code": code}, 64)
     partial = out.with_name(f".{out.name}.partial")
+    if not leads:
+        _await(partial / ".identity", identity)
+        yield Product(partial)
+        return
     with exclusive(out.with_name(f".{out.name}.lock"), str(out)):
         stamp = partial / ".identity"
         if partial.exists() and (not stamp.exists() or stamp.read_text() != identity):
@@ -226,6 +235,17 @@ def product(
             raise _explain(error, out) from error
         _remove(out)
         partial.replace(out)
+
+
+def _await(stamp: Path, identity: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not (stamp.exists() and stamp.read_text() == identity):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{stamp.parent}: the leading process has not prepared this folder within {PATIENCE} s; "
+                "start all processes with the same code and configuration, on one file system."
+            )
+        time.sleep(0.2)
 
 
 def _remove(path: Path) -> None:

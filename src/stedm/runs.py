@@ -150,6 +150,17 @@ class Plan:
         settings = self.config.tiles.model_dump(mode="json")
         return self._run("tiles", "", settings, {"cohort": self.cohort})
 
+    @cached_property
+    def autoencoder(self) -> Run | None:
+        """The autoencoder that is trained on the cohort's tiles; None where a first stage needs none."""
+        config = self.config.generator.first_stage
+        if config.train is None:
+            return None
+        settings = {"kind": config.kind, "autoencoder": config.train.model_dump(mode="json")}
+        settings["patients"] = sorted([*self.patients("train"), *self.patients("unlabelled")])
+        slug, facts = f"{config.kind}-f{config.patch}", {"seed": config.train.seed}
+        return self._run("autoencoder", slug, settings, {"tiles": self.tiles}, facts)
+
     def generator(self, budget: int, seed: int) -> Run:
         """The generator of a budget and seed."""
         seed = self.draw(seed)
@@ -157,7 +168,8 @@ class Plan:
         labelled = self.labelled(budget, seed)
         settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed, **self._who}
         slug = f"k{budget}-s{seed}-{style.sampling}-{style.aggregation}"
-        return self._run("generator", slug, settings, {"tiles": self.tiles}, {"budget": budget, "seed": seed})
+        inputs = {"tiles": self.tiles} | ({"autoencoder": self.autoencoder} if self.autoencoder else {})
+        return self._run("generator", slug, settings, inputs, {"budget": budget, "seed": seed})
 
     def synthetic(self, budget: int, seed: int, sampling: str) -> Run:
         """The synthetic images of a budget, seed and style sampling (``none``: the null style)."""

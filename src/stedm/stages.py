@@ -49,26 +49,60 @@ def make_tiles(plan: Plan, run: Run) -> None:
         )
 
 
+def make_autoencoder(plan: Plan, run: Run) -> None:
+    """Train an autoencoder on the cohort's tiles."""
+    from stedm.autoencoder.train import train_autoencoder
+    from stedm.tiles.store import TileStore
+
+    config, tiles = plan.config, run.inputs["tiles"].folder
+    what = {"stage": "autoencoder", "settings": _settings(run), "inputs": {"tiles": tiles}, "keep": STATE_FILES}
+    with product(run.folder, **what) as making:
+        train_autoencoder(
+            making,
+            store=TileStore(tiles),
+            patients=run.settings["patients"],
+            validation=plan.patients("validation"),
+            kind=run.settings["kind"],
+            config=config.generator.first_stage.train,
+            device=config.execution.device,
+            threads=config.execution.threads,
+            workers=config.execution.loader_workers,
+        )
+
+
 def make_generator(plan: Plan, run: Run) -> None:
     """Train a generator."""
     from stedm.generator.build import weight_files
     from stedm.generator.train import train_generator
+    from stedm.team import Team
     from stedm.tiles.store import TileStore
 
+    team = Team(plan.config.execution.devices, plan.config.execution.nodes)
+    if not team.leads:
+        log.setLevel(logging.ERROR)
     config, tiles = plan.config, run.inputs["tiles"].folder
     labelled = run.settings["labelled"]
-    inputs = {"tiles": tiles} | weight_files(config.generator)
-    with product(run.folder, stage="generator", settings=_settings(run), inputs=inputs, keep=STATE_FILES) as making:
+    inputs, settings = {"tiles": tiles} | weight_files(config.generator), config.generator
+    if "autoencoder" in run.inputs:
+        inputs["autoencoder"] = run.inputs["autoencoder"].folder
+        update = {"path": inputs["autoencoder"], "train": None}
+        settings = settings.model_copy(update={"first_stage": settings.first_stage.model_copy(update=update)})
+    what = {"stage": "generator", "settings": _settings(run), "inputs": inputs, "keep": STATE_FILES}
+    with product(run.folder, **what, leads=team.leads) as making:
         train_generator(
             making,
             store=TileStore(tiles),
             labelled=labelled,
             unlabelled=plan.unlabelled(labelled),
-            config=config.generator,
+            config=settings,
             seed=run.facts["seed"],
             device=config.execution.device,
             threads=config.execution.threads,
             workers=config.execution.loader_workers,
+            team=team,
+            compile=config.execution.compile,
+            channels_last=config.execution.channels_last,
+            pictures=config.execution.pictures,
         )
 
 

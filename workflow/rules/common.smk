@@ -60,5 +60,5 @@ def inputs(stage):
     return find
 
 
-def gpus():
-    return 1 if EXECUTION.device == "cuda" else 0
+def gpus(devices=1):
+    return devices if EXECUTION.device == "cuda" else 0

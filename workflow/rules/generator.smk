@@ -10,10 +10,10 @@ rule generator:
     priority: 20
     conda:
         "../../environment.yaml"
-    threads: EXECUTION.threads
+    threads: EXECUTION.threads * EXECUTION.devices
     resources:
         settings=RESOLVED,
-        gpu=gpus(),
+        gpu=gpus(EXECUTION.devices),
         mem_mb=4000,
         runtime=2880,
     params:

@@ -184,6 +184,7 @@ def run_rows(runs: list[dict]) -> list[dict]:
                 "stage": run["stage"],
                 "id": run["id"],
                 "recorded": bool(record),
+                "note": reconstruction(record.get("reconstruction")),
                 "wall": duration(record.get("wall_seconds")),
                 "wall_key": record.get("wall_seconds") or 0,
                 "memory": memory(record.get("peak_mb")),
@@ -197,6 +198,13 @@ def run_rows(runs: list[dict]) -> list[dict]:
             }
         )
     return rows
+
+
+def reconstruction(found: dict | None) -> str:
+    """Spell how well an autoencoder reconstructs tiles, e.g. "PSNR 27.3 dB, L1 0.021 on 64 validation tiles"."""
+    if not found:
+        return ""
+    return f"PSNR {found['psnr_db']:.1f} dB, L1 {found['l1']:.3f} on {found['tiles']} {found['split']} tiles"
 
 
 def incomparable(runs: list[dict]) -> list[str]:

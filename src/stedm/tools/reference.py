@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -68,6 +68,8 @@ def _section(model: type[BaseModel], prefix: str) -> list[str]:
     nested: list[tuple[type[BaseModel], str]] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
+        optional = [one for one in get_args(kind) if isinstance(one, type) and issubclass(one, BaseModel)]
+        nested += [(one, f"{prefix}{name}.") for one in optional]
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             nested.append((kind, f"{prefix}{name}."))
             continue
