@@ -10,6 +10,8 @@ import contextlib
 import csv
 import logging
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stedm import seeds
-from stedm.errors import UserError
+from stedm.errors import Stopped, UserError
 from stedm.progress import Progress, progress
 
 log = logging.getLogger("stedm")
@@ -77,6 +79,7 @@ class Training(pl.LightningModule):
         self.losses: list[float] = []
         self.folder = Path()
         self.counter: Progress | None = None
+        self.asked_to_stop = False
 
     def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Return the loss of a batch; random numbers come from its number, which counts the batches of all steps."""
@@ -117,6 +120,14 @@ class Training(pl.LightningModule):
             )
         return loss
 
+    def on_train_start(self) -> None:
+        """Answer SIGTERM, a scheduler's warning, after the step at hand; Lightning's own answer keeps no state."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self.asked_to_stop = True
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average weights, validate, keep a state, say how it goes: in this order."""
         self.losses.append(float(outputs["loss"]) * self.accumulate)
@@ -134,10 +145,12 @@ class Training(pl.LightningModule):
             if value is not None:
                 row["validation_loss"] = value
         self.curve.append(row)
-        if step % self.checkpoint_every == 0 and step < self.steps:
+        if step < self.steps and (self.asked_to_stop or step % self.checkpoint_every == 0):
             beside = self.folder / f".{STATE}.partial"
             self.trainer.save_checkpoint(beside)
             beside.replace(self.folder / STATE)
+            if self.asked_to_stop:
+                raise Stopped(f"{self.folder}: stopped after step {step} of {self.steps}, state kept")
         if self.counter is not None:
             self.counter.advance(1, f"loss {row['loss']:.3f}")
 
@@ -182,6 +195,11 @@ def fit(
         Name in the progress line.
     workers
         Processes that prepare batches.
+
+    Raises
+    ------
+    Stopped
+        On SIGTERM, after the step at hand, with the state kept.
     """
     state = folder / STATE
     first = 0
@@ -189,7 +207,7 @@ def fit(
         first = torch.load(state, map_location="cpu", weights_only=True)["global_step"]
         log.info("%s: going on from step %d", label, first)
     numbers = _Numbers(first * module.accumulate, module.steps * module.accumulate)
-    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers)
+    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_stay)
     module.folder = folder
     with warnings.catch_warnings(), progress(label, module.steps, done=first) as counter, _quiet():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
@@ -210,6 +228,11 @@ def fit(
         trainer.fit(module, loader, ckpt_path=state if first else None, weights_only=True)
         module.counter = None
     module.to("cpu").eval()
+
+
+def _stay(_: int) -> None:
+    # A scheduler signals every process of a job; the step at hand still needs its batches.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
