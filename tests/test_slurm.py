@@ -1,7 +1,9 @@
 """The workflow through profiles/slurm on a real scheduler: `make test-slurm`, and its faults: `make test-faults`."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,11 +15,17 @@ import pytest
 import slurm
 from conftest import MINI, command, write_config
 
+from stedm.provenance import environment, write_text
+
 pytestmark = pytest.mark.slurm
 
 WORKFLOW = ("snakemake", "--profile", "profiles/slurm", "--configfile", "config/mini.yaml")
 # The profile's pauses are made for jobs of hours.
-QUICK = "--seconds-between-status-checks 2 --slurm-init-seconds-before-status-checks 2 --latency-wait 5".split()
+QUICK = [
+    *("--seconds-between-status-checks", "2"),
+    *("--slurm-init-seconds-before-status-checks", "2"),
+    *("--latency-wait", "5"),
+]
 LONG = MINI | {"name": "long", "segmenter": MINI["segmenter"] | {"steps": 1500, "checkpoint_every": 200}}
 
 
@@ -29,11 +37,22 @@ def scheduler(tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="module")
+def record(scheduler):
+    """What became of each fault; written to the file that STEDM_FAULTS names, if all of them ran."""
+    rows: dict[str, dict] = {}
+    yield rows
+    if (path := os.environ.get("STEDM_FAULTS")) and set(rows) == {fault.__name__ for fault in FAULTS}:
+        version = scheduler.say("scontrol", "--version").split()[1]
+        write_text(Path(path), json.dumps({"slurm": version, **environment(), "faults": rows}, indent=1) + "\n")
+
+
 def segmenter(root: Path, name: str, arm: str = "real"):
     from stedm.config import load_config
     from stedm.runs import Plan
 
-    return Plan(load_config(root / "config" / f"{name}.yaml")).segmenter(arm, 1, 0)
+    run = Plan(load_config(root / "config" / f"{name}.yaml"), root).segmenter(arm, 1, 0)
+    return dataclasses.replace(run, folder=run.folder.relative_to(root))
 
 
 def sums(root: Path, run) -> str:
@@ -173,7 +192,7 @@ QUICK_FAULTS = [warned]
     "fault",
     [pytest.param(f, id=f.__name__, marks=[] if f in QUICK_FAULTS else pytest.mark.faults) for f in FAULTS],
 )
-def test_a_disturbed_training_ends_as_if_nothing_had_happened(scheduler, undisturbed, tmp_path, fault, record_property):
+def test_a_disturbed_training_ends_as_if_nothing_had_happened(scheduler, undisturbed, tmp_path, fault, record):
     finished, run = undisturbed
     root = tmp_path / "project"
     subprocess.run(["cp", "-a", str(finished), str(root)], check=True)
@@ -189,9 +208,18 @@ def test_a_disturbed_training_ends_as_if_nothing_had_happened(scheduler, undistu
         assert codes == [0] * len(codes), work.said()[-4000:]
         assert sums(root, run) == sums(finished, run)
         scheduler.until(lambda: all(job["JobState"] in slurm.ENDED for job in work.jobs()), 60)
-        record_property("seconds", round(time.monotonic() - began, 1))
-        record_property("jobs", [f"{job['JobState']} on {job['NodeList']}" for job in work.jobs()])
-        assert work.log().count(f"{run.id}: {LONG['segmenter']['steps']} steps in") <= 1
+        # Taken up, not begun again; and nobody did it a second time.
+        log = work.log()
+        assert log.count("going on from step") <= 1 and log.count("the other process") <= 1
+        assert len(re.findall(rf"{run.id}: \d+ steps in", log)) == 1
+        if fault not in (node_drained, controller_down, snakemake_killed, two_snakemakes):
+            assert "going on from step" in log
+        record[fault.__name__] = {
+            "what": fault.__doc__,
+            "seconds": round(time.monotonic() - began, 1),
+            "jobs": [f"{job['JobState']}, {job['Restarts']} restarts, on {job['NodeList']}" for job in work.jobs()],
+            "same weights and predictions": True,
+        }
     finally:
         for process in work.started:
             process.poll() is None and process.kill()
