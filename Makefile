@@ -9,10 +9,10 @@ export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config g
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo monusac search record test lint format docs lock clean
+.PHONY: help setup demo monusac search record test test-slurm test-faults lint format docs lock clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready  ## the environment in .venv, from requirements.lock
 
@@ -43,6 +43,12 @@ record: setup  ## copy the demo's numbers to results/reference/demo
 
 test: setup  ## the tests
 	@pytest -n 2 --dist worksteal
+
+test-slurm: setup  ## the workflow on a real Slurm of two nodes (as root; Debian: apt-get install slurm-wlm munge)
+	@pytest -m "slurm and not faults" tests/test_slurm.py
+
+test-faults: setup  ## all faults on the real Slurm, recorded in results/reference/faults.json
+	@STEDM_FAULTS=results/reference/faults.json pytest -m slurm tests/test_slurm.py
 
 lint: setup  ## ruff, snakefmt, snakemake --lint
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && snakemake --lint

@@ -1,10 +1,13 @@
 """The training loop's random numbers."""
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
 
-from stedm.errors import UserError
+from stedm.errors import Stopped, UserError
 from stedm.training import Training, fit
 
 
@@ -137,3 +140,30 @@ def test_weights_that_are_no_numbers_are_never_kept(tmp_path):
             fit(module, samples(4, 8), folder=folder, device=torch.device("cpu"), label="test")
         state = folder / "state.ckpt"
         assert (torch.load(state, weights_only=True)["global_step"] if state.exists() else None) == kept
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_keeps_the_state_of_the_step_at_hand(tmp_path, workers):
+    """Amid an accumulated step, between two regular states; afterwards the process's own answer is back."""
+
+    class Warned(Line):
+        def loss(self, batch, number):
+            if number == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(batch, number)
+
+    def run(module, folder):
+        folder.mkdir(exist_ok=True)
+        where = torch.device("cpu")
+        fit(module, samples(4, 2), folder=folder, device=where, label="test", workers=workers)
+
+    whole, warned, resumed = Line(accumulate=4), Warned(accumulate=4), Line(accumulate=4)
+    for module in (whole, warned, resumed):
+        module.checkpoint_every = 100
+    run(whole, tmp_path / "a")
+    with pytest.raises(Stopped, match="after step 3 of 4, state kept"):
+        run(warned, tmp_path / "b")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    run(resumed, tmp_path / "b")
+    assert resumed.numbers == [12, 13, 14, 15]
+    assert torch.equal(resumed.network.weight, whole.network.weight) and resumed.curve == whole.curve

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from stedm import __version__
-from stedm.errors import UserError
+from stedm.errors import MadeMeanwhile, Stopped, UserError
 
 log = logging.getLogger("stedm")
 
@@ -24,7 +24,7 @@ STAGES = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a known error is one sentence and exit code 2, an interruption 130."""
+    """Run a command; a known error is one sentence and exit code 2, a training that was stopped 75, Ctrl-C 130."""
     options = _parser().parse_args(arguments)
     _start_log(options.log)
     try:
@@ -32,6 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         log.error("error: %s", error)
         sys.exit(2)
+    except Stopped as stopped:
+        log.error("%s; run the same command again to go on", stopped)
+        sys.exit(75)
+    except MadeMeanwhile as made:
+        log.info("%s", made)
     except KeyboardInterrupt:
         log.error("interrupted; run the same command again to go on")
         sys.exit(130)

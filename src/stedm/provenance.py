@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from stedm.config import canonical
-from stedm.errors import UserError
+from stedm.errors import MadeMeanwhile, UserError
 
 log = logging.getLogger("stedm")
 
@@ -115,18 +115,20 @@ def _imports(tree: ast.AST, name: str, is_package: bool) -> list[str]:
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file at `path`: a second process waits, and a killed one lets go."""
+def exclusive(path: Path, what: str) -> Iterator[bool]:
+    """Hold the lock file at `path`: a second process waits (and is told so), and a killed one lets go."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    waited = False
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("%s: another process is at work on it; waiting for it to finish", what)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            waited = True
+        yield waited
 
 
 @contextmanager
@@ -192,6 +194,8 @@ def product(
     ------
     UserError
         If an input is missing, the disk is full, or the process to be helped does not come.
+    MadeMeanwhile
+        If another process has just made the same product.
     """
     out, inputs = Path(out), dict(inputs or {})
     sources = {role: identify(path) for role, path in inputs.items()}
@@ -202,7 +206,9 @@ def product(
         _await(partial / ".identity", identity)
         yield Product(partial)
         return
-    with exclusive(out.with_name(f".{out.name}.lock"), str(out)):
+    with exclusive(out.with_name(f".{out.name}.lock"), str(out)) as waited:
+        if waited and (read_record(out) or {}).get("identity") == identity:
+            raise MadeMeanwhile(f"{out}: made by the other process; nothing is left to do")
         stamp = partial / ".identity"
         if partial.exists() and (not stamp.exists() or stamp.read_text() != identity):
             shutil.rmtree(partial)
@@ -219,6 +225,7 @@ def product(
             record = {
                 "stage": stage,
                 "id": out.name,
+                "identity": identity,
                 "settings": json.loads(canonical(settings)),
                 "code": code,
                 "inputs": {role: {"path": str(inputs[role]), **source} for role, source in sources.items()},

@@ -11,6 +11,7 @@ import csv
 import logging
 import math
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stedm import seeds
 from stedm.device import peaks
-from stedm.errors import UserError
+from stedm.errors import Stopped, UserError
 from stedm.progress import Progress, progress
 from stedm.team import Team
 
@@ -86,6 +87,7 @@ class Training(pl.LightningModule):
         self.folder, self.team = Path(), Team()
         self.counter: Progress | None = None
         self._first: tuple[int, float] | None = None
+        self.asked_to_stop = False
 
     def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Return the loss of a batch; random numbers come from its number, which counts the batches of all steps."""
@@ -131,6 +133,20 @@ class Training(pl.LightningModule):
             raise SystemExit(2)
         raise UserError(f"{self.folder}: {fault}; the last good state is kept, lower the learning rate.")
 
+    def on_train_start(self) -> None:
+        """Answer SIGTERM, a scheduler's warning, after the step at hand; Lightning's own answer keeps no state."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self.asked_to_stop = True
+
+    def _must_stop(self) -> bool:
+        if self.team.size == 1:
+            return self.asked_to_stop
+        # A warning reaches the processes at different steps, and a state is written by all of them.
+        return self.trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average weights, validate, keep a state, say how it goes: in this order."""
         if len(self.losses) < self.accumulate:
@@ -148,8 +164,11 @@ class Training(pl.LightningModule):
             if value is not None:
                 row["validation_loss"] = value
         self.curve.append(row)
-        if step % self.checkpoint_every == 0 and step < self.steps:
+        stop = step < self.steps and self._must_stop()
+        if step < self.steps and (stop or step % self.checkpoint_every == 0):
             self._keep_state(step)
+            if stop:
+                raise Stopped(f"{self.folder}: stopped after step {step} of {self.steps}, state kept")
         if self.counter is not None:
             speed = self.speed()
             memory = ", ".join(f"{value / 1000:.1f} GB {what}" for what, value in peaks(self.device).items())
@@ -251,6 +270,8 @@ def fit(
     ------
     UserError
         If loss or weights are no longer finite, or there are fewer GPUs than asked for.
+    Stopped
+        On SIGTERM, after the step at hand, with the state kept.
     """
     team = team or Team()
     if device.type == "cuda" and team.devices > torch.cuda.device_count():
@@ -263,7 +284,7 @@ def fit(
         first = torch.load(state, map_location="cpu", weights_only=True)["global_step"]
         log.info("%s: going on from step %d", label, first)
     numbers = _Numbers(first * module.accumulate, module.steps * module.accumulate)
-    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers)
+    loader = DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_stay)
     module.folder, module.team = folder, team
     shown = progress(label, module.steps, done=first) if team.leads else contextlib.nullcontext()
     with warnings.catch_warnings(), shown as counter, _quiet():
@@ -307,6 +328,11 @@ def _together(trainer: pl.Trainer) -> Iterator[None]:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)
         raise
+
+
+def _stay(_: int) -> None:
+    # A scheduler signals every process of a job; the step at hand still needs its batches.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,15 @@ from stedm.config import parse_config
 from stedm.errors import UserError
 from stedm.provenance import SUMS, fingerprint, write_text
 from stedm.study import Study
+from stedm.tools.scheduler import check_scheduler
+
+
+def leave(error):
+    """End with the one sentence; Snakemake would wrap an exception in its own lines and a traceback."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(2)
+
 
 try:
     settings = parse_config(
@@ -13,10 +22,7 @@ try:
     )
     study = Study(settings)
 except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    # Snakemake wraps an exception in its own lines and a traceback; the sentence above is all there is to say.
-    sys.stderr.flush()
-    os._exit(2)
+    leave(error)
 
 EXECUTION = settings.execution
 RUNS = "results/runs/{cohort}"
@@ -34,6 +40,10 @@ wildcard_constraints:
 onstart:
     import yaml
 
+    try:
+        check_scheduler(workflow.executor_plugin.name)
+    except UserError as error:
+        leave(error)
     write_text(
         Path(RESOLVED),
         yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
