@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 from stedm.errors import UserError
@@ -37,9 +38,65 @@ def record_reference(plan: Plan) -> Path:
     (out / "figures").mkdir()
     for path in sorted((view / "figures").glob("*.png")):
         _copy_picture(path, out / "figures" / path.name)
+    _record_verification(plan, view, out)
     _show_in_readme(plan, view)
     write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
     return out
+
+
+def record_derived(plan: Plan) -> Path:
+    """Make tables, claims, figures of scores and tolerances of a recorded result again from its recorded scores.
+
+    For results whose runs are gone, when the statistics change. What comes from runs stays: pictures, training curves,
+    the number of validation labels, and tolerances of stored weights.
+
+    Raises
+    ------
+    UserError
+        If the result is not recorded.
+    """
+    import pandas as pd
+
+    from stedm.report import build_report
+    from stedm.verify import tolerances
+    from stedm.verify.values import read_tables
+
+    out = plan.root / "results" / "reference" / plan.config.name
+    if not (out / "scores.parquet").is_file():
+        raise UserError(f"{out}/scores.parquet: missing; only a recorded result can be made again from its scores.")
+    scores = pd.read_parquet(out / "scores.parquet").astype({"budget": "Int64"})
+    known = pd.read_csv(out / "tables" / "checkpoints.csv").to_dict("records")
+    runs = [{**row, "stage": "segmenter", "id": "", "folder": out / "none"} for row in known]
+    expected = scores[["arm", "budget", "seed"]].drop_duplicates().to_dict("records")
+    again = {"resamples": plan.config.report.resamples, "seed": plan.config.report.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        view = Path(folder)
+        build_report(out=view, title="", scores=scores, runs=runs, ledger=[], expected=expected, **again)
+        shutil.copyfile(view / "claims.csv", out / "claims.csv")
+        shutil.copytree(view / "tables", out / "tables", dirs_exist_ok=True)
+        for path in sorted((view / "figures").glob("*.png")):
+            _copy_picture(path, out / "figures" / path.name)
+    _show_in_readme(plan, out)
+    made, path = tolerances.tolerances(scores, read_tables(out), {}), out / tolerances.FILE
+    if path.is_file():
+        before = pd.read_csv(path)
+        made = pd.concat([made, before[before["tier"] == "T2"]], ignore_index=True)
+    tolerances.write(path, made)
+    return out
+
+
+def _record_verification(plan: Plan, view: Path, out: Path) -> None:
+    """Store small weights and predictions, and how far numbers made from them or anew may be from these."""
+    import pandas as pd
+
+    from stedm.provenance import SUMS
+    from stedm.verify import stored, tolerances
+    from stedm.verify.values import read_tables
+
+    runs = stored.store(plan, out)
+    moved = stored.arithmetic(plan, runs) if (plan.tiles.folder / SUMS).is_file() else {}
+    scores = pd.read_parquet(view / "scores.parquet")
+    tolerances.write(out / tolerances.FILE, tolerances.tolerances(scores, read_tables(view), moved))
 
 
 def _copy_picture(path: Path, out: Path) -> None:
