@@ -87,7 +87,6 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--part", type=int, default=0, help="which of execution.synthetic_jobs parts")
 
     for name, text, run in (
-        ("report", "write tables, figures, claims and the report", _run_report),
         ("headline", "print the headline table of a finished run", _run_headline),
         ("search", "compare strengths of colour augmentation on training patients", _run_search),
         ("plan", "list the runs that a configuration needs", _run_plan),
@@ -95,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
         ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    report = verb("report", "write tables, figures, claims and the report", _run_report)
+    report.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    report.add_argument("--recorded", action="store_true", help="of the recorded scores, in results/review")
+
     record = verb("record", "copy a run's results to results/reference", _run_record)
     record.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
     record.add_argument(
@@ -224,7 +227,7 @@ def _run_tiles(options: argparse.Namespace) -> None:
 def _run_report(options: argparse.Namespace) -> None:
     from stedm.stages import make_report
 
-    headline = make_report(_plan(options.config))
+    headline = make_report(_plan(options.config), recorded=options.recorded)
     # In the workflow other lines follow; `make` prints the headline at the end.
     if options.log is None:
         print(headline)

@@ -18,6 +18,8 @@ from stedm.config import ARMS, Config
 from stedm.errors import UserError
 from stedm.provenance import digest
 
+REVIEWED = ("real", "real-colour")
+"""Arms that a review trains again: those that need no generator."""
 SEARCH_STRENGTHS = (0.1, 0.2, 0.4)
 """Strengths of colour augmentation among which the search on training patients chooses."""
 
@@ -219,6 +221,11 @@ class Plan:
             for arm in config.arms
         ]
         return list({run.id: run for run in runs}.values())
+
+    def smallest(self, arms: tuple[str, ...]) -> list[Run]:
+        """The segmenters of the first seed at the smallest budget, of those arms that the configuration has."""
+        budget, seed = min(self.config.budgets), self.config.seeds[0]
+        return [self.segmenter(arm, budget, seed) for arm in arms if arm in self.config.arms]
 
     @cached_property
     def searched(self) -> list[Run]:

@@ -151,22 +151,34 @@ def make_scores(plan: Plan, run: Run) -> None:
         count_predictions(predictions, TileStore(tiles), facts, making.folder / SCORES)
 
 
-def make_report(plan: Plan) -> str:
-    """Collect the scores and write tables, figures, claims and the report; return the headline as text."""
+def make_report(plan: Plan, *, recorded: bool = False) -> str:
+    """Collect the scores and write tables, figures, claims and the report; return the headline as text.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    recorded
+        Report the recorded scores instead, in ``results/review/<name>``; pictures and curves are of the runs there are.
+    """
     import pandas as pd
 
     from stedm.report import build_report, headline_text
 
-    out = plan.view
-    tables = [_read_scores(plan.scores(run)) for run in plan.segmenters]
-    scores = pd.concat(tables, ignore_index=True)
+    title, out = plan.config.title or plan.config.name, plan.view
+    if recorded:
+        title, out = f"{title}, as recorded", plan.root / "results" / "review" / plan.config.name
+        scores = _read_scores(plan.root / "results" / "reference" / plan.config.name)
+    else:
+        tables = [_read_scores(plan.scores(run).folder) for run in plan.segmenters]
+        scores = pd.concat(tables, ignore_index=True)
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
     expected = [run.facts for run in plan.segmenters]
     try:
         build_report(
             out=out,
-            title=plan.config.title or plan.config.name,
+            title=title,
             scores=scores,
             runs=_described_runs(plan),
             ledger=read_ledger(plan.root / "docs" / "ledger.csv"),
@@ -179,10 +191,13 @@ def make_report(plan: Plan) -> str:
     return headline_text(out)
 
 
-def _read_scores(run: Run) -> Any:
+def _read_scores(folder: Path) -> Any:
     import pandas as pd
 
-    table = pd.read_parquet(run.folder / "scores.parquet")
+    path = folder / "scores.parquet"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run `snakemake` for this configuration first.")
+    table = pd.read_parquet(path)
     return table.astype({"budget": "Int64"})
 
 
@@ -229,7 +244,7 @@ def make_search(plan: Plan) -> str:
 
     rows = []
     for run in plan.searched:
-        patients = per_patient(_read_scores(plan.scores(run)))
+        patients = per_patient(_read_scores(plan.scores(run).folder))
         iou = patients.loc[patients["checkpoint"] == "last", "iou"]
         strength = run.settings["segmenter"]["colour_jitter"]
         rows.append({"strength": strength, "seed": run.facts["seed"], "patients": len(iou), "iou": iou.mean()})

@@ -5,7 +5,7 @@ from pathlib import Path
 from stedm.config import parse_config
 from stedm.errors import UserError
 from stedm.provenance import SUMS, fingerprint, write_text
-from stedm.runs import Plan
+from stedm.runs import REVIEWED, Plan
 
 try:
     settings = parse_config(

@@ -25,18 +25,12 @@ MOST_BYTES = 8_000_000
 PREDICTIONS, WEIGHTS = "predictions.parquet", ("last.safetensors", "best.safetensors")
 
 
-def chosen(plan: Plan, arms: tuple[str, ...] = ARMS) -> list[Run]:
-    """Return the segmenters of one seed at the smallest budget, of those arms that the configuration has."""
-    budget, seed = min(plan.config.budgets), plan.config.seeds[0]
-    return [plan.segmenter(arm, budget, seed) for arm in arms if arm in plan.config.arms]
-
-
 def store(plan: Plan, out: Path) -> list[Run]:
     """Copy predictions and weights of the chosen segmenters into a recorded result; return which.
 
     None is copied where a run is missing (its folder deleted, its report kept) or they are larger than `MOST_BYTES`.
     """
-    runs = chosen(plan)
+    runs = plan.smallest(ARMS)
     files = {run.id: [run.folder / name for name in (PREDICTIONS, *WEIGHTS, SUMS)] for run in runs}
     flat = [path for paths in files.values() for path in paths]
     if not all(path.is_file() for path in flat):
