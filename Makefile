@@ -34,13 +34,9 @@ review: setup  ## do the recorded results hold? Minutes, CPU only: every cell, a
 	@snakemake --cores $(CORES) --configfile config/demo.yaml -- reviewer
 
 DATA ?= data/monusac
-FOLD ?= 0
-# Fold 0 is the manifest's column `split` and the run `monusac`; the others have a column and a run of their own.
-PART  = $(if $(FOLD:0=),-fold$(FOLD))
-monusac: setup  ## the same on real images: make monusac DATA=/path/to/monusac [FOLD=0, 1 or 2]
-	@snakemake --cores $(CORES) --configfile config/monusac.yaml --config name=monusac$(PART) \
-		cohort='{"split": "split$(PART)", "options": {"path": "$(DATA)"}}'
-	@stedm headline results/monusac$(PART)/config.yaml
+monusac: setup  ## the same on real images, in three folds of patients: make monusac DATA=/path/to/monusac
+	@snakemake --cores $(CORES) --configfile config/monusac.yaml --config cohort='{"options": {"path": "$(DATA)"}}'
+	@stedm headline results/monusac/config.yaml
 
 search: setup  ## choose the strength of colour augmentation on training patients of the demo
 	@snakemake --cores $(CORES) --configfile config/demo.yaml -- search

@@ -32,7 +32,7 @@ rule all:
 
 rule cut:
     input:
-        sums(plan.tiles),
+        sums(study.tiles),
 
 
 rule search:

@@ -235,10 +235,14 @@ def show(result: dict) -> str:
         lines.append(f"{name:36}{shown}")
     lines.append("")
     for name, value in result["ratios"].items():
-        how, limit = TARGETS.get(name, ("at least", 1.0))
-        met = value <= limit if how == "at most" else value >= limit
-        lines.append(f"{name:36}{value:8.2f}  {how} {limit:g}: {'met' if met else 'NOT MET'}")
+        lines.append(f"{name:36}{verdict(value, *TARGETS.get(name, ('at least', 1.0)))}")
     return "\n".join(lines)
+
+
+def verdict(value: float, how: str, limit: float) -> str:
+    """Return a number, its target (`how` is "at least" or "at most") and whether it is met."""
+    met = value <= limit if how == "at most" else value >= limit
+    return f"{value:8.2f}  {how} {limit:g}: {'met' if met else 'NOT MET'}"
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ def test_one_draw_for_several_seeds(template):
 def test_impossible_budgets(template):
     with pytest.raises(UserError, match=r"3 labelled patients of class .* has 2"):
         plan_of(template, MINI | {"budgets": [3]})
-    with pytest.raises(UserError, match="no unlabelled style is left"):
+    with pytest.raises(UserError, match="no unlabelled patient is left"):
         plan_of(template, MINI | {"budgets": [2]})
     plan_of(template, MINI | {"budgets": [2], "arms": ["real", "oracle"]})
 

@@ -14,9 +14,9 @@ from conftest import command
 from stedm.cohort.annotations import check_polygons, read_geojson
 from stedm.config import load_config
 from stedm.errors import UserError
-from stedm.runs import Plan
 from stedm.segmenter.predict import write_predictions
 from stedm.stages import make_cohort, make_tiles
+from stedm.study import Study
 from stedm.tiles.layout import rasterise
 from stedm.tiles.store import OUTSIDE, UNKNOWN, StoredSlide, StoreWriter, TileStore
 from stedm.tools.export import Exporter, export
@@ -208,7 +208,7 @@ def test_exported_predictions_come_back(tmp_path):
 
 
 def test_a_configuration_is_exported(project):
-    plan = Plan(load_config(project / "config" / "mini.yaml"), project)
+    [plan] = Study(load_config(project / "config" / "mini.yaml"), project).plans
     make_cohort(plan, plan.cohort)
     make_tiles(plan, plan.tiles)
     done = command(
@@ -224,11 +224,11 @@ def test_a_configuration_is_exported(project):
 
 
 def test_what_is_not_there_is_named(project):
-    plan = Plan(load_config(project / "config" / "mini.yaml"), project)
+    study = Study(load_config(project / "config" / "mini.yaml"), project)
     with pytest.raises(UserError, match="cut the tiles"):
-        export(plan, project / "out")
-    store_of(plan.tiles.folder, {"s": labels()}, 4.0)
-    segmenter = plan.segmenters[0].id
+        export(study, project / "out")
+    store_of(study.tiles.folder, {"s": labels()}, 4.0)
+    segmenter = study.segmenters[0][1].id
     for options, message in (
         ({"slides": ["t"]}, r"no slide 't'; it has s"),
         ({"segmenters": ["real-k9"]}, r"no run 'real-k9'"),
@@ -236,5 +236,5 @@ def test_what_is_not_there_is_named(project):
         ({"tolerance": -1.0}, r"--tolerance: -1"),
     ):
         with pytest.raises(UserError, match=message):
-            export(plan, project / "out", **options)
+            export(study, project / "out", **options)
     assert not (project / "out").exists()

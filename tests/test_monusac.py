@@ -18,7 +18,7 @@ from stedm.cohort.files import write_manifest
 from stedm.cohort.monusac import TESTING, TRAINING
 from stedm.config import CohortConfig, TilesConfig, load_config
 from stedm.errors import UserError
-from stedm.runs import Plan
+from stedm.study import Study
 from stedm.tiles.cut import cut_cohort
 from stedm.tiles.store import UNKNOWN, TileStore
 
@@ -68,32 +68,26 @@ def test_each_patient_is_tested_in_one_fold():
 
 
 def test_folds_are_runs_of_their_own():
-    config = load_config(PROJECT / "config/monusac.yaml")
-    plans = [
-        Plan(config.model_copy(update={"cohort": config.cohort.model_copy(update={"split": column})}), PROJECT)
-        for column in FOLDS
-    ]
-    for stage in ("cohort", "tiles", "generator", "synthetic", "segmenter", "scores"):
-        ids = [set(plan.all[stage]) for plan in plans]
-        assert sum(map(len, ids)) == len(set.union(*ids))
+    study = Study(load_config(PROJECT / "config/monusac.yaml"), PROJECT)
+    assert [plan.config.cohort.split for plan in study.plans] == list(FOLDS)
+    assert set().union(*(plan.patients("test") for plan in study.plans)) == {row["patient"] for row in rows()}
+    assert len(study.all["cohort"]) == len(study.all["tiles"]) == 1
+    for stage in ("generator", "synthetic", "segmenter", "scores"):
+        ids = [set(plan.all[stage]) for plan in study.plans]
+        assert sum(map(len, ids)) == len(set.union(*ids)) == len(study.all[stage])
 
 
-def test_make_runs_a_fold(tmp_path):
+def test_make_runs_all_folds(tmp_path):
     """Through make itself, with recorders in place of snakemake and stedm."""
     said = tmp_path / "said"
     for name in ("snakemake", "stedm"):
         (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" {name} "$@" >> {said}\n')
         (tmp_path / name).chmod(0o755)
-    for fold, part in ((), ""), (("FOLD=0",), ""), (("FOLD=2",), "-fold2"):
-        said.unlink(missing_ok=True)
-        command(
-            PROJECT, "make", "-o", "setup", f"BIN={os.path.relpath(tmp_path, PROJECT)}", "monusac", "DATA=/d", *fold
-        )
-        words = said.read_text().splitlines()
-        assert f"name=monusac{part}" in words and f"results/monusac{part}/config.yaml" in words
-        [cohort] = [json.loads(word.removeprefix("cohort=")) for word in words if word.startswith("cohort=")]
-        assert cohort == {"split": FOLDS[0] + part, "options": {"path": "/d"}}
-        assert FOLDS[0] + part in FOLDS
+    command(PROJECT, "make", "-o", "setup", f"BIN={os.path.relpath(tmp_path, PROJECT)}", "monusac", "DATA=/d")
+    words = said.read_text().splitlines()
+    assert words.count("snakemake") == 1 and "config/monusac.yaml" in words and "results/monusac/config.yaml" in words
+    [cohort] = [json.loads(word.removeprefix("cohort=")) for word in words if word.startswith("cohort=")]
+    assert cohort == {"options": {"path": "/d"}}
 
 
 def test_real_monusac(tmp_path):

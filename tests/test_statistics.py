@@ -260,6 +260,24 @@ def test_claims_are_of_synthetic_arms_and_references_of_the_rest():
     assert len(claims(pairs)) == 4
 
 
+def test_synthetic_arms_meet_every_baseline_and_each_baseline_its_own_real():
+    names = ("real", "real-colour", "pseudo-labels", "pseudo-labels-colour", "real-normalised")
+    arms = [(arm, 1) for arm in (*names, "synthetic-null", "synthetic-pseudo", "synthetic-colour")]
+    pairs = comparisons(patients_of(dict.fromkeys(arms, BASE)), resamples=50)
+    own = {kind: set(zip(part["arm"], part["baseline"], strict=True)) for kind, part in pairs.groupby("kind")}
+    assert own["claim"] == {
+        *((arm, baseline) for arm in ("synthetic-pseudo", "synthetic-colour") for baseline in names),
+        ("synthetic-null", "real"),
+        ("synthetic-null", "real-colour"),
+    }
+    assert own["reference"] == {
+        ("real-colour", "real"),
+        ("real-normalised", "real"),
+        ("pseudo-labels", "real"),
+        ("pseudo-labels-colour", "real-colour"),
+    }
+
+
 def test_no_data_gives_an_empty_table_with_its_columns():
     table = claims(comparisons(patients_of({("real", 1): BASE})))
     assert len(table) == 0

@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from conftest import PROJECT, command, copy_project, one_sentence
 
+from stedm.config import load_config
 from stedm.errors import UserError
-from stedm.tools.record import record_derived, record_reference
+from stedm.runs import Plan
+from stedm.study import Study
+from stedm.tools.record import record_again, record_reference
 from stedm.verify import stored
 from stedm.verify.command import verify_results
 from stedm.verify.evidence import Reference, from_scores, from_stored, retrained, verify
@@ -38,7 +41,7 @@ def recorded(built, tmp_path_factory):
     """A project whose finished run is recorded; to be copied or read, not changed."""
     root = tmp_path_factory.mktemp("recorded") / "project"
     subprocess.run(["cp", "-a", str(built), str(root)], check=True)
-    record_reference(reference_plan(root))
+    record_reference(study_of(root))
     return root
 
 
@@ -55,11 +58,12 @@ def root(recorded, tmp_path):
     return tmp_path / "project"
 
 
-def reference_plan(root: Path):
-    from stedm.config import load_config
-    from stedm.runs import Plan
+def study_of(root: Path) -> Study:
+    return Study(load_config(root / "config/mini.yaml"), root)
 
-    return Plan(load_config(root / "config/mini.yaml"), root)
+
+def reference_plan(root: Path) -> Plan:
+    return study_of(root).plans[0]
 
 
 def reference(root: Path) -> Reference:
@@ -78,11 +82,13 @@ def changed(root: Path, whole: dict) -> dict:
     return {key: state for key, state in now.items() if state != whole[key]}
 
 
-def alter_scores(path: Path, arm: str, pixels: int = 40) -> None:
-    """Move a few of the pixels that an arm's last checkpoint found to those that it missed."""
+def alter_scores(path: Path, arm: str) -> None:
+    """Move half of the pixels that an arm's last checkpoint found on a slide to those that it missed."""
     frame = pd.read_parquet(path)
     rows = (frame["arm"] == arm) & (frame["checkpoint"] == "last") & frame["foreground"]
     at = frame[rows]["predicted_foreground"].idxmax()
+    pixels = frame.loc[at, "predicted_foreground"] // 2
+    assert pixels > 100
     frame.loc[at, "predicted_foreground"] -= pixels
     frame.loc[at, "predicted_background"] += pixels
     frame.to_parquet(path, index=False)
@@ -132,7 +138,7 @@ def test_an_altered_recorded_score_changes_the_cells_of_its_arm(root, whole):
 
 def test_an_altered_tolerance_changes_its_column_alone(root):
     run = reference_plan(root).segmenter("real", 1, 0)
-    alter_scores(reference_plan(root).scores(run).folder / "scores.parquet", "real", pixels=2000)
+    alter_scores(reference_plan(root).scores(run).folder / "scores.parquet", "real")
     before = states(root, (retrained,))
     path = root / "results/reference/mini" / FILE
     frame = pd.read_csv(path)
@@ -302,13 +308,13 @@ def test_a_result_is_made_again_from_its_recorded_scores(root):
     for path in [*(folder / "tables").iterdir(), folder / "claims.csv"]:
         if path.name != "checkpoints.csv":
             path.write_text("lost")
-    record_derived(reference_plan(root))
+    record_again(study_of(root))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_large_files_are_not_stored(root, monkeypatch, tmp_path):
     monkeypatch.setattr(stored, "MOST_BYTES", 1000)
-    assert stored.store(reference_plan(root), tmp_path / "out") == []
+    assert stored.store(study_of(root), tmp_path / "out") == []
     assert not (tmp_path / "out").exists()
 
 

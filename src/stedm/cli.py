@@ -100,9 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     record = verb("record", "copy a run's results to results/reference", _run_record)
     record.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
-    record.add_argument(
-        "--derived", action="store_true", help="make tables, claims and tolerances again from the recorded scores"
-    )
+    record.add_argument("--again", action="store_true", help="only make what follows from the recorded scores anew")
 
     verify = verb("verify", "compare recorded results with what can be made again here, cell by cell", _run_verify)
     verify.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml (default: --all)")
@@ -153,18 +151,17 @@ def _start_log(path: Path | None) -> None:
         log.addHandler(kept)
 
 
-def _plan(path: Path):
+def _study(path: Path):
     from stedm.config import load_config
-    from stedm.runs import Plan
+    from stedm.study import Study
 
-    return Plan(load_config(path))
+    return Study(load_config(path))
 
 
 def _run_stage(options: argparse.Namespace) -> None:
     from stedm import stages
 
-    plan = _plan(options.config)
-    run = plan.find(options.stage, options.id)
+    plan, run = _study(options.config).find(options.stage, options.id)
     if options.stage == "synthetic":
         stages.make_synthetic(plan, run, options.part)
     else:
@@ -174,12 +171,12 @@ def _run_stage(options: argparse.Namespace) -> None:
 def _run_cohort(options: argparse.Namespace) -> None:
     from stedm.cohort import load_cohort
     from stedm.config import load_config
-    from stedm.runs import Plan
     from stedm.stages import make_cohort
+    from stedm.study import Study
 
     config = load_config(options.config)
     if not (options.freeze or options.repair):
-        plan = Plan(config)
+        plan = Study(config).plans[0]
         make_cohort(plan, plan.cohort)
         return
     cohort, workers = load_cohort(config.cohort), config.execution.slide_workers
@@ -191,7 +188,7 @@ def _run_cohort(options: argparse.Namespace) -> None:
     if options.freeze:
         log.info("wrote %s and data.dvc; commit both", cohort.freeze(workers=workers))
     else:
-        facts = cohort.repair(Plan(config).slides, workers=workers)
+        facts = cohort.repair(Study(config).plans[0].slides, workers=workers)
         log.info("%s: %s", cohort.data, facts["data"])
 
 
@@ -199,7 +196,7 @@ def _run_tiles(options: argparse.Namespace) -> None:
     if all(path.suffix in (".yaml", ".yml") for path in options.source) and len(options.source) == 1:
         from stedm.stages import make_tiles
 
-        plan = _plan(options.source[0])
+        plan = _study(options.source[0]).plans[0]
         make_tiles(plan, plan.tiles)
         return
     from pydantic import ValidationError
@@ -227,7 +224,7 @@ def _run_tiles(options: argparse.Namespace) -> None:
 def _run_report(options: argparse.Namespace) -> None:
     from stedm.stages import make_report
 
-    headline = make_report(_plan(options.config), recorded=options.recorded)
+    headline = make_report(_study(options.config), recorded=options.recorded)
     # In the workflow other lines follow; `make` prints the headline at the end.
     if options.log is None:
         print(headline)
@@ -236,7 +233,7 @@ def _run_report(options: argparse.Namespace) -> None:
 def _run_headline(options: argparse.Namespace) -> None:
     from stedm.report import headline_text
 
-    view = _plan(options.config).view
+    view = _study(options.config).view
     if not (view / "claims.csv").is_file():
         raise UserError(f"{view}/claims.csv: missing; run `snakemake` for this configuration first.")
     print(headline_text(view))
@@ -245,14 +242,14 @@ def _run_headline(options: argparse.Namespace) -> None:
 def _run_search(options: argparse.Namespace) -> None:
     from stedm.stages import make_search
 
-    print(make_search(_plan(options.config)))
+    print(make_search(_study(options.config)))
 
 
 def _run_record(options: argparse.Namespace) -> None:
-    from stedm.tools.record import record_derived, record_reference
+    from stedm.tools.record import record_again, record_reference
 
-    plan = _plan(options.config)
-    log.info("recorded %s", record_derived(plan) if options.derived else record_reference(plan))
+    study = _study(options.config)
+    log.info("recorded %s", (record_again if options.again else record_reference)(study))
 
 
 def _run_verify(options: argparse.Namespace) -> None:
@@ -267,14 +264,14 @@ def _run_verify(options: argparse.Namespace) -> None:
 def _run_plan(options: argparse.Namespace) -> None:
     from stedm.tools.listing import list_runs
 
-    print(list_runs(_plan(options.config)))
+    print(list_runs(_study(options.config)))
 
 
 def _run_check(options: argparse.Namespace) -> None:
     import yaml
 
-    plan = _plan(options.config)
-    print(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False), end="")
+    study = _study(options.config)
+    print(yaml.safe_dump(study.config.model_dump(mode="json"), sort_keys=False), end="")
 
 
 def _run_manifest(options: argparse.Namespace) -> None:
@@ -303,7 +300,7 @@ def _run_export(options: argparse.Namespace) -> None:
     from stedm.tools.export import export
 
     summary = export(
-        _plan(options.config),
+        _study(options.config),
         options.out,
         segmenters=options.segmenter,
         checkpoint=options.checkpoint,

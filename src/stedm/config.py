@@ -41,6 +41,9 @@ class CohortConfig(Section):
     """CSV of facts (slide, patient, class, split, checksums), relative to the project's root."""
     split: str = "split"
     """Column of the manifest that is the split: one manifest can hold several, such as folds of patients."""
+    folds: list[str] = []
+    """More such columns, each a fold: everything is run for `split` and for each of them, and the report pools the
+    scores. A patient is tested in one of them."""
     options: dict[str, Any] = {}
     """Settings of this cohort's own; each cohort module documents and checks them."""
 
@@ -226,6 +229,32 @@ class SyntheticConfig(Section):
     """Share of the layouts drawn from tiles with foreground; the rest from any tile."""
 
 
+class MeanTeacherConfig(Section):
+    """Consistency with an averaged teacher on unlabelled patients, in the arms `mean-teacher…`."""
+
+    weight: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of the squared difference of the probabilities of student and teacher."""
+    ramp: Fraction = 0.4
+    """Share of the steps over which the weight rises from nearly nothing."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay a step of the teacher's weights, which are the ones that predict; smaller in the first steps."""
+    jitter: Annotated[float, Field(ge=0)] = 0.2
+    """Strength of the colour jitter, drawn anew for each of the two."""
+
+
+class PseudoLabelsConfig(Section):
+    """Labels that the segmenter gives to tiles of unlabelled patients, in the arms with `pseudo`."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the cross-entropy against the pseudo-labels."""
+    threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
+    """Pixels count whose probability on the image as it is reaches this."""
+    jitter: Annotated[float, Field(ge=0)] = 0.2
+    """Strength of the colour jitter of the strongly augmented image."""
+    cutout: Fraction = 0.25
+    """Largest side of the square cut out of it, as a share of the tile's; the hole does not count."""
+
+
 class SegmenterConfig(Section):
     """The segmenter and its training."""
 
@@ -246,9 +275,11 @@ class SegmenterConfig(Section):
     foreground_share: Fraction = 0.5
     """Share of the real samples drawn from tiles with foreground."""
     synthetic_share: Fraction = 0.8
-    """Share of the samples that are synthetic, in arms that use synthetic images."""
+    """Share of the samples that are synthetic (or transferred), in arms that use such images."""
     colour_jitter: Annotated[float, Field(ge=0)] = 0.2
     """Strength of the colour augmentation in the `-colour` arms."""
+    mean_teacher: MeanTeacherConfig = MeanTeacherConfig()
+    pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
     validate_every: Positive = 50
     """Steps between two looks at the validation patients."""
     window: Annotated[int, Field(ge=32, multiple_of=16)] = 256
@@ -294,23 +325,45 @@ class ExecutionConfig(Section):
 class Arm(Section):
     """One way to train a segmenter."""
 
-    style: Literal["generator", "none"] | None = None
-    """Synthetic images used: in the style sampling of the generator, with the null style, or no images."""
+    style: Literal["generator", "none", "transferred"] | None = None
+    """Made images used beside the real ones: drawn in the style sampling of the generator, drawn with the null style,
+    labelled images with the colours of unlabelled patients, or none."""
     colour: bool = False
     """Colour augmentation of the segmenter's training tiles."""
+    normalised: bool = False
+    """Stain normalisation of every slide, in training and prediction; of an image in another slide's style as of that
+    slide."""
+    unlabelled: Literal["mean_teacher", "pseudo_labels"] | None = None
+    """How the segmenter itself learns from tiles of unlabelled patients; names a section of its settings."""
     all_labels: bool = False
     """Every training patient is labelled, whatever the budget."""
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """Whether there must be unlabelled patients."""
+        return self.style in ("generator", "transferred") or self.unlabelled is not None
 
 
 ARMS: dict[str, Arm] = {
     "real": Arm(),
     "real-colour": Arm(colour=True),
+    "real-normalised": Arm(normalised=True),
+    "mean-teacher": Arm(unlabelled="mean_teacher"),
+    "mean-teacher-colour": Arm(unlabelled="mean_teacher", colour=True),
+    "pseudo-labels": Arm(unlabelled="pseudo_labels"),
+    "pseudo-labels-colour": Arm(unlabelled="pseudo_labels", colour=True),
+    "transferred": Arm(style="transferred"),
+    "transferred-colour": Arm(style="transferred", colour=True),
     "synthetic": Arm(style="generator"),
     "synthetic-null": Arm(style="none"),
     "synthetic-colour": Arm(style="generator", colour=True),
+    "synthetic-pseudo": Arm(style="generator", unlabelled="pseudo_labels"),
+    "synthetic-pseudo-colour": Arm(style="generator", unlabelled="pseudo_labels", colour=True),
+    "synthetic-normalised": Arm(style="generator", normalised=True),
     "oracle": Arm(all_labels=True),
     "oracle-colour": Arm(all_labels=True, colour=True),
 }
+DEFAULT_ARMS = ["real", "real-colour", "synthetic", "synthetic-null", "synthetic-colour", "oracle", "oracle-colour"]
 
 
 class Config(Section):
@@ -332,7 +385,7 @@ class Config(Section):
     draw: Annotated[int, Field(ge=0)] | None = None
     """One seed for the labelled patients, the generator and its images of all `seeds`, which then seed the
     segmenter alone; by default each seed has its own."""
-    arms: Annotated[list[str], Field(min_length=1)] = list(ARMS)
+    arms: Annotated[list[str], Field(min_length=1)] = DEFAULT_ARMS
     """Ways to train a segmenter that are compared."""
     generator: GeneratorConfig = GeneratorConfig()
     synthetic: SyntheticConfig = SyntheticConfig()

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from stedm.cohort import Slide, labelled_patients, load_cohort, read_manifest
+from stedm.cohort.base import SPLITS
 from stedm.cohort.dvc import tracked
 from stedm.config import ARMS, Config
 from stedm.errors import UserError
 from stedm.provenance import digest
 
-REVIEWED = ("real", "real-colour")
-"""Arms that a review trains again: those that need no generator."""
 SEARCH_STRENGTHS = (0.1, 0.2, 0.4)
 """Strengths of colour augmentation among which the search on training patients chooses."""
+TRANSFERRED = "transferred"
+"""In place of a style sampling: labelled images in the colours of unlabelled patients."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Plan:
         The configuration.
     root
         The project's root: manifest, ``data.dvc`` and results lie below it.
+    fold
+        Which of the configuration's folds this is; the patients of the first, 0, follow from its tiles.
+    tiles
+        The tile store of the first fold, which the others share.
 
     Raises
     ------
@@ -58,8 +63,8 @@ class Plan:
         If the manifest is faulty or a budget is larger than the cohort.
     """
 
-    def __init__(self, config: Config, root: Path = Path()) -> None:
-        self.config, self.root = config, Path(root)
+    def __init__(self, config: Config, root: Path = Path(), *, fold: int = 0, tiles: Run | None = None) -> None:
+        self.config, self.root, self.fold, self._tiles = config, Path(root), fold, tiles
         self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest, config.cohort.split)
         self.data = load_cohort(config.cohort, self.root)
         for split in ("train", "test"):
@@ -71,11 +76,11 @@ class Plan:
 
     def _checked_draw(self, budget: int, seed: int) -> None:
         labelled = self.labelled(budget, seed)
-        needs_style = any(ARMS[arm].style == "generator" for arm in self.config.arms)
-        if needs_style and not self.unlabelled(labelled):
+        needed = any(ARMS[arm].needs_unlabelled for arm in self.config.arms)
+        if needed and not self.unlabelled(labelled):
             raise UserError(
                 f"budgets: with {budget} labelled patients of each class every training patient of "
-                f"{self.config.cohort.manifest} is labelled, so no unlabelled style is left; lower it."
+                f"{self.config.cohort.manifest} is labelled, so no unlabelled patient is left; lower it."
             )
 
     # ---- patients
@@ -100,6 +105,11 @@ class Plan:
         """Return the patients that give styles: the unused ones, and those of the split `unlabelled`."""
         return sorted([*self.unused(labelled), *self.patients("unlabelled")])
 
+    @cached_property
+    def _who(self) -> dict[str, Any]:
+        """Patients by split, for runs of folds whose tiles do not tell."""
+        return {"patients": {split: self.patients(split) for split in SPLITS}} if self._tiles else {}
+
     # ---- runs
 
     def _run(
@@ -110,11 +120,13 @@ class Plan:
         inputs: dict[str, Run] | None = None,
         facts: dict[str, Any] | None = None,
     ) -> Run:
-        inputs = inputs or {}
+        inputs, facts = inputs or {}, facts or {}
+        if self.fold:
+            slug, facts = f"{slug}-f{self.fold}" if slug else slug, {**facts, "fold": self.fold}
         identity = digest({"settings": settings, "inputs": {role: run.id for role, run in inputs.items()}})
         name = "-".join(part for part in (slug, identity) if part)
         folder = self.root / "results" / "runs" / self.config.cohort.name / stage / name
-        return Run(stage, name, folder, settings, facts or {}, inputs)
+        return Run(stage, name, folder, settings, facts, inputs)
 
     @cached_property
     def cohort(self) -> Run:
@@ -133,6 +145,8 @@ class Plan:
     @cached_property
     def tiles(self) -> Run:
         """The tile store of the cohort."""
+        if self._tiles is not None:
+            return self._tiles
         settings = self.config.tiles.model_dump(mode="json")
         return self._run("tiles", "", settings, {"cohort": self.cohort})
 
@@ -141,7 +155,7 @@ class Plan:
         seed = self.draw(seed)
         config, style = self.config.generator, self.config.generator.style
         labelled = self.labelled(budget, seed)
-        settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed}
+        settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed, **self._who}
         slug = f"k{budget}-s{seed}-{style.sampling}-{style.aggregation}"
         return self._run("generator", slug, settings, {"tiles": self.tiles}, {"budget": budget, "seed": seed})
 
@@ -156,6 +170,18 @@ class Plan:
             {"tiles": self.tiles, "generator": self.generator(budget, seed)},
             {"budget": budget, "seed": seed, "sampling": sampling},
         )
+
+    def transferred(self, budget: int, seed: int) -> Run:
+        """The labelled images of a budget and seed in the colours of unlabelled patients; no generator is needed."""
+        config, seed = self.config.synthetic, self.draw(seed)
+        settings = {
+            "synthetic": {"count": config.count, "foreground_share": config.foreground_share},
+            "sampling": TRANSFERRED,
+            "labelled": self.labelled(budget, seed),
+            "seed": seed,
+        }
+        facts = {"budget": budget, "seed": seed, "sampling": TRANSFERRED}
+        return self._run("synthetic", f"k{budget}-s{seed}-{TRANSFERRED}", settings, {"tiles": self.tiles}, facts)
 
     def segmenter(
         self,
@@ -188,15 +214,24 @@ class Plan:
             config["colour_jitter"] = colour_jitter
         if how.style is None:
             del config["synthetic_share"]
+        for method in ("mean_teacher", "pseudo_labels"):
+            if how.unlabelled != method:
+                del config[method]
         settings = {
             "segmenter": config,
             "colour": how.colour,
             "labelled": labelled,
             "seed": seed,
             "scored": scored,
+            **self._who,
         }
+        # Written where they hold only, so that the other arms keep their identities.
+        settings |= {"normalised": True} if how.normalised else {}
+        settings |= {"unlabelled": how.unlabelled} if how.unlabelled else {}
         inputs = {"tiles": self.tiles}
-        if how.style is not None:
+        if how.style == "transferred":
+            inputs["synthetic"] = self.transferred(budget, seed)
+        elif how.style is not None:
             sampling = "none" if how.style == "none" else self.config.generator.style.sampling
             inputs["synthetic"] = self.synthetic(budget, seed, sampling)
         slug = f"{arm}-s{seed}" if k is None else f"{arm}-k{k}-s{seed}"
@@ -250,24 +285,3 @@ class Plan:
         for segmenter in [*self.segmenters, *self.searched]:
             add(self.scores(segmenter))
         return found
-
-    def find(self, stage: str, name: str) -> Run:
-        """Return a run by its stage and id.
-
-        Raises
-        ------
-        UserError
-            If the configuration has no such run.
-        """
-        runs = self.all.get(stage, {})
-        if name not in runs:
-            known = ", ".join(sorted(runs)) or "none"
-            raise UserError(f"{stage}: the configuration {self.config.name!r} has no run {name!r}; it has {known}.")
-        return runs[name]
-
-    # ---- the view
-
-    @property
-    def view(self) -> Path:
-        """Folder of the configuration's tables, figures and report."""
-        return self.root / "results" / self.config.name

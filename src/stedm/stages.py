@@ -8,7 +8,8 @@ from typing import Any
 
 from stedm.errors import UserError
 from stedm.provenance import product, read_record, replacing
-from stedm.runs import Plan, Run
+from stedm.runs import TRANSFERRED, Plan, Run
+from stedm.study import Study
 
 log = logging.getLogger("stedm")
 
@@ -73,12 +74,35 @@ def make_generator(plan: Plan, run: Run) -> None:
 
 def make_synthetic(plan: Plan, run: Run, part: int = 0) -> None:
     """Draw synthetic images, or one of several parts of them."""
+    jobs = plan.config.execution.synthetic_jobs
+    if not 0 <= part < jobs:
+        raise UserError(f"--part {part}: execution.synthetic_jobs is {jobs}; give 0 to {jobs - 1}.")
+    (_transfer if run.facts["sampling"] == TRANSFERRED else _draw)(plan, run, part, jobs)
+
+
+def _transfer(plan: Plan, run: Run, part: int, jobs: int) -> None:
+    from stedm.synthetic.transfer import draw_transferred
+    from stedm.tiles.store import TileStore
+
+    tiles, labelled = run.inputs["tiles"].folder, run.settings["labelled"]
+    settings = _settings(run)
+    with product(run.parts(jobs)[part], stage="synthetic", settings=settings, inputs={"tiles": tiles}) as making:
+        draw_transferred(
+            making,
+            store=TileStore(tiles),
+            labelled=labelled,
+            unlabelled=plan.unlabelled(labelled),
+            config=plan.config.synthetic,
+            seed=run.facts["seed"],
+            part=part,
+            parts=jobs,
+        )
+
+
+def _draw(plan: Plan, run: Run, part: int, jobs: int) -> None:
     from stedm.synthetic.draw import Setting, draw_synthetic
 
     config, generator = plan.config, run.inputs["generator"]
-    jobs = config.execution.synthetic_jobs
-    if not 0 <= part < jobs:
-        raise UserError(f"--part {part}: execution.synthetic_jobs is {jobs}; give 0 to {jobs - 1}.")
     inputs = {"tiles": run.inputs["tiles"].folder, "generator": generator.folder}
     labelled = generator.settings["labelled"]
     setting = Setting(
@@ -130,6 +154,9 @@ def make_segmenter(plan: Plan, run: Run) -> None:
             scored=scored,
             config=settings,
             colour=run.settings["colour"],
+            normalised=run.settings.get("normalised", False),
+            learning=run.settings.get("unlabelled"),
+            unlabelled=plan.unlabelled(labelled),
             seed=run.facts["seed"],
             label=run.id,
             device=config.execution.device,
@@ -139,8 +166,9 @@ def make_segmenter(plan: Plan, run: Run) -> None:
 
 
 def make_scores(plan: Plan, run: Run) -> None:
-    """Count a segmenter's predictions against the labels."""
+    """Count a segmenter's predictions against the labels, and keep overviews of a few slides."""
     from stedm.scores.count import SCORES, count_predictions
+    from stedm.scores.overviews import OVERVIEWS, write_overviews
     from stedm.tiles.store import TileStore
 
     segmenter, tiles = run.inputs["segmenter"], run.inputs["tiles"].folder
@@ -148,16 +176,18 @@ def make_scores(plan: Plan, run: Run) -> None:
     inputs = {"segmenter": segmenter.folder, "tiles": tiles}
     with product(run.folder, stage="scores", settings=_settings(run), inputs=inputs) as making:
         predictions = segmenter.folder / "predictions.parquet"
-        count_predictions(predictions, TileStore(tiles), facts, making.folder / SCORES)
+        store = TileStore(tiles)
+        count_predictions(predictions, store, facts, making.folder / SCORES)
+        write_overviews(predictions, store, making.folder / "preview" / OVERVIEWS)
 
 
-def make_report(plan: Plan, *, recorded: bool = False) -> str:
+def make_report(study: Study, *, recorded: bool = False) -> str:
     """Collect the scores and write tables, figures, claims and the report; return the headline as text.
 
     Parameters
     ----------
-    plan
-        The plan.
+    study
+        The study.
     recorded
         Report the recorded scores instead, in ``results/review/<name>``; pictures and curves are of the runs there are.
     """
@@ -165,26 +195,26 @@ def make_report(plan: Plan, *, recorded: bool = False) -> str:
 
     from stedm.report import build_report, headline_text
 
-    title, out = plan.config.title or plan.config.name, plan.view
+    config, out = study.config, study.view
+    title = config.title or config.name
     if recorded:
-        title, out = f"{title}, as recorded", plan.root / "results" / "review" / plan.config.name
-        scores = _read_scores(plan.root / "results" / "reference" / plan.config.name)
+        title, out = f"{title}, as recorded", study.root / "results" / "review" / config.name
+        scores = _read_scores(study.root / "results" / "reference" / config.name)
     else:
-        tables = [_read_scores(plan.scores(run).folder) for run in plan.segmenters]
-        scores = pd.concat(tables, ignore_index=True)
+        scores = pd.concat([_read_scores(run.folder) for run in study.scores], ignore_index=True)
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
-    expected = [run.facts for run in plan.segmenters]
+    expected = [run.facts for run in study.scores]
     try:
         build_report(
             out=out,
             title=title,
             scores=scores,
-            runs=_described_runs(plan),
-            ledger=read_ledger(plan.root / "docs" / "ledger.csv"),
+            runs=_described_runs(study),
+            ledger=read_ledger(study.root / "docs" / "ledger.csv"),
             expected=expected,
-            resamples=plan.config.report.resamples,
-            seed=plan.config.report.seed,
+            resamples=config.report.resamples,
+            seed=config.report.seed,
         )
     except ValueError as error:
         raise UserError(f"{out / 'scores.parquet'}: {error} Run the stages that made it again.") from error
@@ -201,28 +231,28 @@ def _read_scores(folder: Path) -> Any:
     return table.astype({"budget": "Int64"})
 
 
-def _described_runs(plan: Plan) -> list[dict[str, Any]]:
+def _described_runs(study: Study) -> list[dict[str, Any]]:
     """Describe each run that the view rests on: where it is, what it is, its provenance."""
     needed: dict[Path, dict[str, Any]] = {}
 
     def add(run: Run) -> None:
         for source in run.inputs.values():
             add(source)
-        folders = run.parts(plan.config.execution.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
+        folders = run.parts(study.config.execution.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
         for folder in folders:
             record = read_record(folder)
             needed[folder] = {
                 "stage": run.stage,
                 "id": run.id,
                 "folder": folder,
-                "preset": plan.config.preset or "none",
+                "preset": study.config.preset or "none",
                 **run.facts,
                 "validation_labels": (record or {}).get("validation_slides"),
                 "provenance": record,
             }
 
-    for segmenter in plan.segmenters:
-        add(plan.scores(segmenter))
+    for run in study.scores:
+        add(run)
     return list(needed.values())
 
 
@@ -236,19 +266,19 @@ def read_ledger(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def make_search(plan: Plan) -> str:
+def make_search(study: Study) -> str:
     """Compare the strengths of colour augmentation on training patients; return the table as text."""
     import pandas as pd
 
     from stedm.scores.metrics import per_patient
 
     rows = []
-    for run in plan.searched:
-        patients = per_patient(_read_scores(plan.scores(run).folder))
+    for run in study.searched:
+        patients = per_patient(_read_scores(run.folder))
         iou = patients.loc[patients["checkpoint"] == "last", "iou"]
-        strength = run.settings["segmenter"]["colour_jitter"]
+        strength = run.inputs["segmenter"].settings["segmenter"]["colour_jitter"]
         rows.append({"strength": strength, "seed": run.facts["seed"], "patients": len(iou), "iou": iou.mean()})
     table = pd.DataFrame(rows).sort_values(["strength", "seed"])
-    with replacing(plan.view / "colour-search.csv") as beside:
+    with replacing(study.view / "colour-search.csv") as beside:
         table.to_csv(beside, index=False)
     return table.groupby("strength")["iou"].mean().to_string()

@@ -14,7 +14,7 @@ rule cohort:
         runtime=120,
     params:
         code=fingerprint("stedm.cohort"),
-        data=lambda wildcards: plan.data.state(plan.slides),
+        data=lambda wildcards: study.plans[0].data.state(study.plans[0].slides),
     message:
         "Cohort {wildcards.cohort}: acquire and verify its slides"
     shell:

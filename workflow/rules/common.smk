@@ -5,13 +5,13 @@ from pathlib import Path
 from stedm.config import parse_config
 from stedm.errors import UserError
 from stedm.provenance import SUMS, fingerprint, write_text
-from stedm.runs import REVIEWED, Plan
+from stedm.study import Study
 
 try:
     settings = parse_config(
         config, source=", ".join(map(str, workflow.configfiles)) or "--config"
     )
-    plan = Plan(settings)
+    study = Study(settings)
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     # Snakemake wraps an exception in its own lines and a traceback; the sentence above is all there is to say.
@@ -54,7 +54,7 @@ def inputs(stage):
     """Input function of a stage: the products of the runs that this one builds on."""
 
     def find(wildcards):
-        run = plan.find(stage, wildcards.id)
+        _, run = study.find(stage, wildcards.id)
         return [path for source in run.inputs.values() for path in sums(source)]
 
     return find

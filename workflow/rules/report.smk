@@ -3,7 +3,7 @@ VIEW = f"results/{settings.name}"
 
 rule report:
     input:
-        [path for run in plan.segmenters for path in sums(plan.scores(run))],
+        [path for run in study.scores for path in sums(run)],
     output:
         report=report(
             f"{VIEW}/report.html", caption="../report/report.rst", category="Report"
@@ -44,7 +44,7 @@ rule report:
 
 rule colour_search:
     input:
-        [path for run in plan.searched for path in sums(plan.scores(run))],
+        [path for run in study.searched for path in sums(run)],
     output:
         f"{VIEW}/colour-search.csv",
     log:

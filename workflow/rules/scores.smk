@@ -14,7 +14,7 @@ rule scores:
         mem_mb=2000,
         runtime=60,
     params:
-        code=fingerprint("stedm.scores.count"),
+        code=[fingerprint("stedm.scores.count"), fingerprint("stedm.scores.overviews")],
     message:
         "Scores {wildcards.id}: count predictions against labels"
     shell:

@@ -18,8 +18,8 @@ rule verify:
 # What a reviewer can do in minutes: two small segmenters are trained again, everything else is as recorded.
 rule reviewer:
     input:
-        sums(plan.tiles),
-        [path for run in plan.smallest(REVIEWED) for path in sums(plan.scores(run))],
+        sums(study.tiles),
+        [path for run in study.reviewed for path in sums(run)],
     log:
         f"results/logs/{settings.name}/reviewer.log",
     conda:

@@ -62,6 +62,11 @@ class Her2(LocalCohort):
 
     def __init__(self, config: CohortConfig, root: Path) -> None:
         self.options = check_options(Options, config)
+        if config.folds and self.options.votes:
+            raise UserError(
+                "cohort.folds: slides are cut once for all folds, and cohort.options.votes makes labels depend on the "
+                "split; set votes to [], or run each fold by itself with cohort.split."
+            )
         super().__init__(config, root, self.options.path)
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from stedm.generator.model import Generator, save_generator
 from stedm.generator.sampler import dpm_solver_pp_2m
 from stedm.provenance import Product
 from stedm.tiles.store import TileStore
-from stedm.training import Training, fit, write_curve
+from stedm.training import Training, fit, moving_average, write_curve
 
 log = logging.getLogger("stedm")
 
@@ -55,7 +55,7 @@ class GeneratorTraining(Training):
             precision=config.precision,
         )
         self.model = model
-        self.averaged = AveragedModel(model, multi_avg_fn=_average(config.ema))
+        self.averaged = AveragedModel(model, multi_avg_fn=moving_average(config.ema))
         self.averaged.requires_grad_(False)
         variance = model.first_stage.scale ** (2 * config.component_power)
         self.register_buffer("components", variance / variance.mean())
@@ -75,18 +75,6 @@ class GeneratorTraining(Training):
     def stepped(self) -> None:
         """Update the averaged weights."""
         self.averaged.update_parameters(self.model)
-
-
-def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """Return an exponential moving average whose decay rises to `decay`, so that the first weights are forgotten."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        steps = float(count)
-        weight = 1 - min(decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(averaged, current, weight)
-
-    return update
 
 
 def train_generator(

@@ -12,7 +12,7 @@ from stedm.report import formats, html, plates, previews
 from stedm.report.claims import runs as planned_runs
 from stedm.report.html import Picture
 from stedm.report.style import data_uri
-from stedm.report.tables import build_tables
+from stedm.report.tables import build_tables, folds_of
 from stedm.scores.statistics import RESAMPLES
 
 # A phone must still open the page: each overview is a few tens of kilobytes.
@@ -45,7 +45,7 @@ def build_report(
         One row per (segmenter, checkpoint, slide, annotated class), as `stedm.scores.metrics` reads them.
     runs
         One dict per run: `stage`, `id`, `folder` (its `preview/` is read where present), and where they apply `arm`,
-        `budget`, `seed`, `validation_labels`, `provenance`.
+        `budget`, `seed`, `fold` (where it is not the first), `validation_labels`, `provenance`.
     ledger
         Rows `{"paper", "ours", "why"}` of the deviation ledger.
     expected
@@ -82,6 +82,8 @@ def build_report(
     def draw(folder: Path) -> None:
         drawn["scores"] = plates.score_figures(folder, patients, made["headline"].raw)
         drawn["images"], absent["images"] = plates.image_figures(folder, runs)
+        for into, found in zip((drawn["images"], absent["images"]), plates.slide_figures(folder, runs), strict=True):
+            into += found
         drawn["training"], absent["training"] = plates.curve_figures(folder, runs)
 
     _replace_folder(out / "figures", draw)
@@ -96,6 +98,7 @@ def build_report(
         headline=html.headline(judged),
         standings=html.standings(made["headline"].raw.to_dict("records")),
         tally=tally,
+        folds=folds_of(runs),
         incomparable=html.incomparable(runs),
         groups=html.claim_groups(judged),
         missing=missing,

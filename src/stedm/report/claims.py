@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from stedm.report.arms import has_budget, order, uses_synthetic
+from stedm.report.arms import baseline_of, has_budget, order, uses_synthetic
 from stedm.scores.statistics import RESAMPLES, compare, table
 
-BASELINES = ("real", "real-colour")
+BASELINES = (
+    "real", "real-colour", "real-normalised", "mean-teacher", "mean-teacher-colour", "pseudo-labels",
+    "pseudo-labels-colour", "transferred", "transferred-colour",
+)  # fmt: skip
 MEAN = "raises the mean"
 SPREAD = "lowers the variability"
 INCLUDES = "The interval includes no effect."
@@ -30,6 +33,11 @@ COLUMNS = (
     "arm", "baseline", "budget", "claim", "verdict", "reason", "effect", "no_effect", "estimate", "low", "high",
     "per_seed", "seeds", "wilcoxon", "patients", "dropped",
 )  # fmt: skip
+
+
+def baselines(arm: str) -> tuple[str, ...]:
+    """Return what an arm with synthetic images is compared with: those without style, as real images alone are."""
+    return BASELINES[:2] if arm == "synthetic-null" else BASELINES
 
 
 def comparisons(
@@ -48,14 +56,14 @@ def comparisons(
     -------
     One row per (arm, baseline, budget): `kind`, `missing` (list, e.g. "synthetic seed 1") and the columns of
     `stedm.scores.statistics.compare`. Of kind "claim" are arms that use synthetic images against each of
-    `BASELINES`; of kind "reference" what the paper does not claim: colour augmentation or pseudo-labels against
-    none, all labels against some.
+    their `baselines`; of kind "reference" what the paper does not claim: colour augmentation, normalisation, unlabelled
+    tiles or transferred colours against none, all labels against some.
     """
     planned = runs(patients, expected)
     arms = order({arm for arm, _ in planned})
-    pairs = [(arm, baseline, "claim") for arm in arms if uses_synthetic(arm) for baseline in BASELINES]
+    pairs = [(arm, baseline, "claim") for arm in arms if uses_synthetic(arm) for baseline in baselines(arm)]
     others = [arm for arm in arms if not uses_synthetic(arm) and arm != "real"]
-    pairs += [(arm, "real-colour" if arm == "oracle-colour" else "real", "reference") for arm in others]
+    pairs += [(arm, baseline_of(arm), "reference") for arm in others]
     rows = []
     for budget in sorted({budget for _, budget in planned if budget is not None}):
         for arm, baseline, kind in pairs:

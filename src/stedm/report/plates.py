@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stedm.report import figures, pictures, previews
+from stedm.report import figures, pictures, previews, slides
 from stedm.report.formats import known, number
 from stedm.report.html import Picture, labels
 from stedm.report.style import save
@@ -55,22 +55,14 @@ def image_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[s
     """Draw the figures of images into `folder`; also return a sentence for each that has no preview."""
     drawn, absent = [], []
     grids = [(run, grid) for run in _of(runs, "synthetic") if (grid := previews.grid(run)) is not None]
-    if grids:
-        # One grid is enough to look at: with the null style if any has it, else of the most labels.
-        run, grid = max(grids, key=lambda pair: ("null_images" in pair[1], pair[0].get("budget") or 0, pair[0]["id"]))
-        caption = (
-            f"Synthetic images of run {run['id']}: each row one layout of a labelled patient (its real image at the "
-            "left), each column the style of one unlabelled patient (style images above). The outline is the layout: "
-            "what the segmenter is told is foreground."
-        )
-        alt = (
-            f"Grid of synthetic images, {len(grid['layouts'])} layouts by {len(grid['styles'])} styles, the outline "
-            "of its row's layout on every image."
-        )
-        content = save(pictures.layouts_styles(grid), folder, "layouts-styles")
-        drawn.append(Picture("layouts-styles", "Layouts by styles", caption, alt, content))
+    made = [pair for pair in grids if pair[0].get("sampling") != "transferred"]
+    moved = [pair for pair in grids if pair[0].get("sampling") == "transferred"]
+    if made:
+        drawn.append(_grid_picture(folder, made, "layouts-styles", "Layouts by styles", "Synthetic"))
     else:
         absent.append("No synthetic run left a grid of layouts and styles.")
+    if moved:
+        drawn.append(_grid_picture(folder, moved, "images-colours", "Images by colours", "Transferred"))
     chosen: dict[str, dict] = {}
     for run in _of(runs, "segmenter"):
         # The smallest budget and seed of each arm: where labels are scarce the arms differ most.
@@ -89,6 +81,45 @@ def image_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[s
     else:
         absent.append("No segmenter left examples that all arms share.")
     return drawn, absent
+
+
+def _grid_picture(folder: Path, grids: list[tuple[dict, dict]], name: str, title: str, kind: str) -> Picture:
+    # One grid is enough to look at: with the null style if any has it, else of the most labels.
+    run, grid = max(grids, key=lambda pair: ("null_images" in pair[1], pair[0].get("budget") or 0, pair[0]["id"]))
+    caption = (
+        f"{kind} images of run {run['id']}: each row one layout of a labelled patient (its real image at the "
+        "left), each column the style of one unlabelled patient (style images above). The outline is the layout: "
+        "what the segmenter is told is foreground."
+    )
+    alt = (
+        f"Grid of {kind.lower()} images, {len(grid['layouts'])} layouts by {len(grid['styles'])} styles, the outline "
+        "of its row's layout on every image."
+    )
+    return Picture(name, title, caption, alt, save(pictures.layouts_styles(grid), folder, name))
+
+
+def slide_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[str]]:
+    """Draw whole slides with tissue, tiles, layout and predictions; also return a sentence where there are none."""
+    chosen: dict[str, list[previews.SlideOverview]] = {}
+    for run in _of(runs, "scores"):
+        # As the segmentations: the smallest budget and first seed of each arm.
+        if run.get("arm") and run["arm"] not in chosen and (found := previews.slides(run)):
+            chosen[run["arm"]] = found
+    arms = [arm for arm in slides.ARMS if arm in chosen] or list(chosen)[: len(slides.ARMS)]
+    if not arms:
+        return [], ["No scores run left overviews of its slides."]
+    shown = {arm: chosen[arm] for arm in arms}
+    caption = (
+        "Whole slides of test patients. First row: tissue, the stored tiles, and the annotated outline; what is not "
+        f"stored is greyed. Below: what {', '.join(arms)} predict (last checkpoint, smallest label budget, first "
+        "seed), with the slide's IoU."
+    )
+    ious = "; ".join(
+        f"{arm} on {slide.name}: {number(slide.iou, 2)}" for arm in arms for slide in shown[arm] if known(slide.iou)
+    )
+    alt = f"Overviews of {len(shown[arms[0]])} test slides with annotated and predicted outlines. IoU of {ious}."
+    content = save(slides.slides(shown), folder, "slides", photographs=True)
+    return [Picture("slides", "Slides", caption, alt, content)], []
 
 
 def curve_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[str]]:
@@ -114,4 +145,4 @@ def curve_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[s
 
 def _of(runs: list[dict], stage: str) -> list[dict]:
     own = [run for run in runs if run["stage"] == stage]
-    return sorted(own, key=lambda run: (run.get("budget") or 0, run.get("seed") or 0, run["id"]))
+    return sorted(own, key=lambda run: (run.get("budget") or 0, run.get("seed") or 0, run.get("fold") or 0, run["id"]))

@@ -32,6 +32,11 @@ def _average(values: pd.Series) -> float | None:
     return float(there.astype("float64").mean()) if len(there) else None
 
 
+def folds_of(runs: list[dict]) -> int:
+    """Return over how many folds the scores of a report's runs are pooled."""
+    return 1 + max((run.get("fold", 0) for run in runs), default=0)
+
+
 def build_tables(
     scores: pd.DataFrame,
     *,
@@ -50,7 +55,7 @@ def build_tables(
     planned = runs_of(patients, expected)
     pairs = compared(patients, expected, **again)
     made = {
-        "headline": headline(scores, patients, planned, **again),
+        "headline": headline(scores, patients, planned, folds=folds_of(runs or []), **again),
         "comparisons": comparisons(pairs, "claim"),
         "references": comparisons(pairs, "reference"),
         "checkpoints": checkpoints(patients, planned, runs or [], **again),
@@ -65,10 +70,14 @@ def headline(
     patients: pd.DataFrame,
     planned: Planned,
     *,
+    folds: int = 1,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Table:
-    """One row per arm and budget on `last`; a run that is expected and not there is listed, never a number."""
+    """One row per arm and budget on `last`; a run that is expected and not there is listed, never a number.
+
+    The scores of several `folds` are one table: each patient was tested in one of them.
+    """
     rows = []
     every_pixel = pooled(scores)
     for arm, budget in _ordered(planned):
@@ -120,6 +129,8 @@ def headline(
         "patients; the mean of each seed beside it. The interval of the worst decile cannot reach below the worst "
         "patient seen. Null: patient-seed cells with nothing to find and nothing found, or not scored."
     )
+    if folds > 1:
+        caption += f" Pooled over {folds} folds: each patient is scored by segmenters of the fold that tests it."
     return Table("headline", caption, raw, shown, keys)
 
 

@@ -1,4 +1,4 @@
-"""Batches for the segmenter: real windows of labelled patients, and synthetic images."""
+"""Batches for the segmenter: real windows of labelled patients, synthetic images, and unlabelled tiles beside them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stedm.augment import draw_colour, flip, jitter_colour, to_tensor
 from stedm.config import SegmenterConfig
 from stedm.errors import UserError
 from stedm.segmenter.loss import targets_of
+from stedm.segmenter.unlabelled import UnlabelledBatches
 from stedm.tiles.store import UNKNOWN, TileStore
 from stedm.tiles.windows import WindowPool
 
@@ -22,7 +23,7 @@ class TrainingBatches(Dataset):
     """Map from a step's number to its batch.
 
     A batch is a dict of ``images`` float (batch, 3, tile, tile) in [0, 1] and ``targets`` int64
-    (batch, tile, tile).
+    (batch, tile, tile), and of what :class:`~stedm.segmenter.unlabelled.UnlabelledBatches` adds.
 
     Parameters
     ----------
@@ -38,6 +39,8 @@ class TrainingBatches(Dataset):
         Colour augmentation.
     seed
         Seed of the run.
+    unlabelled
+        Batches of unlabelled tiles, or None for arms without.
     """
 
     def __init__(
@@ -48,10 +51,12 @@ class TrainingBatches(Dataset):
         config: SegmenterConfig,
         colour: bool,
         seed: int,
+        unlabelled: UnlabelledBatches | None = None,
     ) -> None:
         self.store, self.synthetic, self.config, self.seed = store, synthetic, config, seed
         self.strength = config.colour_jitter if colour else 0.0
         self.pool = WindowPool(store, labelled, known=True)
+        self.unlabelled = unlabelled
 
     def __len__(self) -> int:
         return self.config.steps
@@ -74,7 +79,8 @@ class TrainingBatches(Dataset):
         tensor = to_tensor(images)
         if self.strength:
             tensor = jitter_colour(tensor, torch.from_numpy(np.stack(maps)))
-        return {"images": tensor, "targets": _targets(self.store, np.stack(labels))}
+        more = self.unlabelled[step] if self.unlabelled is not None else {}
+        return {"images": tensor, "targets": _targets(self.store, np.stack(labels)), **more}
 
 
 def _targets(store: TileStore, labels: np.ndarray) -> Tensor:

@@ -19,7 +19,9 @@ from stedm.provenance import Product
 from stedm.segmenter.data import TrainingBatches, read_tiles, validation_batches
 from stedm.segmenter.loss import segmentation_loss
 from stedm.segmenter.network import build_segmenter
+from stedm.segmenter.normalise import NormalisedTiles, normalising_maps
 from stedm.segmenter.predict import PREDICTIONS, predict_slide, write_predictions
+from stedm.segmenter.unlabelled import Learner, build_learner, unlabelled_batches
 from stedm.tiles.store import TileStore
 from stedm.training import Training, fit, write_curve
 
@@ -39,6 +41,8 @@ class SegmenterTraining(Training):
         Validation patients; may be empty.
     seed
         Seed of the run.
+    learner
+        What learns from unlabelled tiles, or None.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class SegmenterTraining(Training):
         store: TileStore,
         validation: Collection[str],
         seed: int,
+        learner: Learner | None = None,
     ) -> None:
         super().__init__(
             steps=config.steps,
@@ -57,16 +62,30 @@ class SegmenterTraining(Training):
             validate_every=config.validate_every if validation else 0,
             seed=seed,
         )
-        self.network = network
+        self.network, self.learner = network, learner
         self.best = copy.deepcopy(network).requires_grad_(False)
         self.best_loss, self.best_step = float("inf"), 0
         self._store, self._rows = store, validation_batches(store, validation)
         self.validation_slides = [slide for slide, _ in self._rows]
 
     def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
-        """Return the segmentation loss of a batch."""
+        """Return the segmentation loss of a batch, and what its unlabelled tiles add."""
         images = batch["images"].contiguous(memory_format=torch.channels_last)
-        return segmentation_loss(self.network(images), batch["targets"])
+        loss = segmentation_loss(self.network(images), batch["targets"])
+        if self.learner is None:
+            return loss
+        views = {key: batch[key].contiguous(memory_format=torch.channels_last) for key in ("weak", "strong")}
+        return loss + self.learner.loss(self.network, {**views, "shown": batch["shown"]}, number)
+
+    def stepped(self) -> None:
+        """Update what the learner keeps."""
+        if self.learner is not None:
+            self.learner.stepped(self.network)
+
+    @property
+    def predicting(self) -> nn.Module:
+        """The network that predicts: the one that is trained, or what a learner makes of it."""
+        return self.network if self.learner is None else self.learner.predicting(self.network)
 
     def validate(self, step: int) -> float:
         """Return the mean over slides of the loss on the validation patients' tiles; keep the best weights."""
@@ -76,12 +95,12 @@ class SegmenterTraining(Training):
             values = []
             for part in parts:
                 images, targets = read_tiles(self._store, part)
-                values.append(segmentation_loss(self.network(images.to(self.device)), targets.to(self.device)))
+                values.append(segmentation_loss(self.predicting(images.to(self.device)), targets.to(self.device)))
             losses.append(torch.stack(values).mean())
         value = float(torch.stack(losses).mean())
         if value < self.best_loss:
             self.best_loss, self.best_step = value, step
-            self.best.load_state_dict(self.network.state_dict())
+            self.best.load_state_dict(self.predicting.state_dict())
         return value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -110,6 +129,9 @@ def train_segmenter(
     device: str = "auto",
     threads: int = 1,
     workers: int = 0,
+    normalised: bool = False,
+    learning: str | None = None,
+    unlabelled: Collection[str] = (),
 ) -> None:
     """Train a segmenter, predict, and write weights, predictions and preview.
 
@@ -133,14 +155,24 @@ def train_segmenter(
         Name in the progress line.
     device, threads, workers
         See :class:`stedm.config.ExecutionConfig`.
+    normalised
+        Stain normalisation of all slides.
+    learning, unlabelled
+        How to learn from tiles of which patients (see :class:`stedm.config.Arm`).
     """
     where = use_device(device, threads)
-    batches = TrainingBatches(store, labelled, synthetic, config, colour, seed)
+    if normalised:
+        making.facts["reference_slide"], maps = normalising_maps(store, labelled, [*validation, *scored, *unlabelled])
+        store = NormalisedTiles(store, maps)
+        synthetic = NormalisedTiles(synthetic, maps, "style_slide") if synthetic is not None else None
+    more = unlabelled_batches(learning, store, unlabelled, config, seed) if learning else None
+    batches = TrainingBatches(store, labelled, synthetic, config, colour, seed, more)
     torch.manual_seed(seeds.derive(seed, "segmenter", "weights"))
     network = build_segmenter(config).to(memory_format=torch.channels_last)
-    module = SegmenterTraining(network, config, store, validation, seed)
+    learner = build_learner(learning, network, config) if learning else None
+    module = SegmenterTraining(network, config, store, validation, seed, learner)
     fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
-    networks = {"last": module.network.to(where).eval(), "best": module.best.to(where).eval()}
+    networks = {"last": module.predicting.to(where).eval(), "best": module.best.to(where).eval()}
     if module.best_step in (0, config.steps):
         networks["best"] = networks["last"]
     slides = write_predictions(
@@ -166,6 +198,8 @@ def train_segmenter(
         "labelled": sorted(labelled),
         "synthetic_images": len(synthetic) if synthetic is not None else 0,
     }
+    if learning:
+        making.facts["unlabelled"] = sorted(unlabelled)
 
 
 def _write_examples(

@@ -15,7 +15,7 @@ from stedm.config import Config
 from stedm.errors import UserError
 from stedm.progress import progress
 from stedm.provenance import checksum
-from stedm.runs import Plan
+from stedm.study import Study
 from stedm.tiles.backends import open_slide
 from stedm.tiles.cut import grid_bytes
 from stedm.tiles.layout import MaskLayout
@@ -51,9 +51,9 @@ def examine_cohort(config: Config, root: Path) -> tuple[int, list[Row]]:
     if not faults:
         rows.append(_splits(slides))
         try:
-            plan = Plan(config, root)
-            cut = (plan.tiles.folder / "store.json").is_file()
-            rows.append(Row("PASS", "plan", f"{sum(map(len, plan.all.values()))} runs"))
+            study = Study(config, root)
+            cut = (study.tiles.folder / "store.json").is_file()
+            rows.append(Row("PASS", "plan", f"{sum(map(len, study.all.values()))} runs"))
         except UserError as error:
             rows.append(Row.of("plan", error))
     if not slides:
@@ -249,9 +249,13 @@ def _polygons(polygons: Iterable[Polygon], size: tuple[int, int], classes: Seque
 
 def _orphans(cohort: Cohort, slides: Sequence[Slide], paths: Iterable[Path]) -> Iterator[Row]:
     """Find slides and annotations by slide in the cohort's folder that the manifest does not know."""
-    names, known = {slide.slide for slide in slides}, {path.resolve() for path in paths}
-    for kind, suffixes in (("slides", SUFFIXES), ("annotations", {".geojson", ".xml"})):
+    known = {path.resolve() for path in paths}
+    # Annotations from EXACT are named as the file of their slide, which may say more than the slide's name.
+    names = {slide.slide for slide in slides} | {path.stem for path in known}
+    for kind, suffixes in (("slides", SUFFIXES), ("annotations", {".geojson", ".xml", ".json"})):
         files = sorted(path for path in cohort.data.rglob("[!.]*") if path.suffix.lower() in suffixes)
+        # Elsewhere a .json is anything, such as the annotations of all slides.
+        files = [path for path in files if path.suffix.lower() != ".json" or path.parent.name == "annotations"]
         orphans = [p.name for p in files if p.stem not in names and p.resolve() not in known]
         if orphans:
             found = f"{len(orphans)} belong to no slide of the manifest: {several(orphans)}"

@@ -14,7 +14,7 @@ import numpy as np
 from stedm.errors import UserError
 from stedm.phantom.geojson import feature, write_features
 from stedm.provenance import write_text
-from stedm.runs import Plan
+from stedm.study import Study
 from stedm.tiles.preview import COLOURS
 from stedm.tiles.store import StoredSlide, TileStore
 from stedm.tools.outlines import LOSSLESS, outline
@@ -132,7 +132,7 @@ def _coordinates(ring: np.ndarray, size: StoredSlide) -> list[tuple[float, float
 
 
 def export(
-    plan: Plan,
+    study: Study,
     out: Path,
     *,
     segmenters: Collection[str] = (),
@@ -144,7 +144,7 @@ def export(
 
     Parameters
     ----------
-    plan
+    study
         Of the configuration, whose tiles have been cut.
     out
         Folder of the files.
@@ -170,14 +170,14 @@ def export(
     """
     import pandas as pd
 
-    out, store = Path(out), TileStore(plan.tiles.folder)
+    out, store = Path(out), TileStore(study.tiles.folder)
     if unknown := sorted(set(slides) - set(store.slides)):
         raise UserError(f"--slides: the store has no slide {unknown[0]!r}; it has {', '.join(sorted(store.slides))}.")
     if tolerance < 0:
         raise UserError(f"--tolerance: {tolerance} working pixels; give 0 or more.")
     tables = {}
     for name in segmenters:
-        path = plan.find("segmenter", name).folder / "predictions.parquet"
+        path = study.find("segmenter", name)[1].folder / "predictions.parquet"
         if not path.is_file():
             raise UserError(f"{path}: missing; run `stedm segmenter CONFIG {name}` first.")
         tables[name] = pd.read_parquet(path, columns=["slide", "x", "y", checkpoint])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from stedm.provenance import read_record
-from stedm.runs import Plan
+from stedm.study import Study
 
 
-def list_runs(plan: Plan) -> str:
+def list_runs(study: Study) -> str:
     """Return a line a run: stage, id, whether its product is there."""
-    lines = [f"{plan.config.name}: {len(plan.slides)} slides, {sum(map(len, plan.all.values()))} runs"]
-    jobs = plan.config.execution.synthetic_jobs
+    lines = [f"{study.config.name}: {len(study.plans[0].slides)} slides, {sum(map(len, study.all.values()))} runs"]
+    jobs = study.config.execution.synthetic_jobs
     for stage in ("cohort", "tiles", "generator", "synthetic", "segmenter", "scores"):
-        for run in plan.all.get(stage, {}).values():
+        for run in study.all.get(stage, {}).values():
             folders = run.parts(jobs) if stage == "synthetic" else [run.folder]
             there = all(read_record(folder) for folder in folders)
             lines.append(f"  {stage:<10} {run.id:<40} {'done' if there else '-'}")

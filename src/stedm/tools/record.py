@@ -7,9 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
-from stedm.runs import Plan
+from stedm.study import Study
 
 FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv")
 """What is copied of a view, beside its tables and the pictures of its figures."""
@@ -17,7 +19,7 @@ LARGE, WIDEST = 500_000, 1000
 """Bytes from which a picture is reduced, and its width in pixels then: the repository keeps every version of it."""
 
 
-def record_reference(plan: Plan) -> Path:
+def record_reference(study: Study) -> Path:
     """Copy a view's numbers to ``results/reference/<name>/`` and say what made them.
 
     Raises
@@ -25,7 +27,7 @@ def record_reference(plan: Plan) -> Path:
     UserError
         If the view has not been made.
     """
-    view, out = plan.view, plan.root / "results" / "reference" / plan.config.name
+    view, out = study.view, study.root / "results" / "reference" / study.config.name
     if not (view / "claims.csv").is_file():
         raise UserError(f"{view}/claims.csv: missing; run `snakemake` for this configuration first.")
     if out.exists():
@@ -38,37 +40,33 @@ def record_reference(plan: Plan) -> Path:
     (out / "figures").mkdir()
     for path in sorted((view / "figures").glob("*.png")):
         _copy_picture(path, out / "figures" / path.name)
-    _record_verification(plan, view, out)
-    _show_in_readme(plan, view)
-    write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
+    _record_verification(study, view, out)
+    _show_in_readme(study, view)
+    write_text(out / "made-by.json", json.dumps(_made_by(study), indent=1, sort_keys=True) + "\n")
     return out
 
 
-def record_derived(plan: Plan) -> Path:
-    """Make tables, claims, figures of scores and tolerances of a recorded result again from its recorded scores.
+def record_again(study: Study) -> Path:
+    """Make tables, claims, figures and tolerances of a recorded result anew from its recorded scores.
 
-    For results whose runs are gone, when the statistics change. What comes from runs stays: pictures, training curves,
-    the number of validation labels, and tolerances of stored weights.
+    What comes from runs stays: scores, pictures, training curves, the number of validation labels, and tolerances of
+    stored weights.
 
     Raises
     ------
     UserError
         If the result is not recorded.
     """
-    import pandas as pd
-
     from stedm.report import build_report
-    from stedm.verify import tolerances
-    from stedm.verify.values import read_tables
 
-    out = plan.root / "results" / "reference" / plan.config.name
+    out = study.root / "results" / "reference" / study.config.name
     if not (out / "scores.parquet").is_file():
         raise UserError(f"{out}/scores.parquet: missing; only a recorded result can be made again from its scores.")
     scores = pd.read_parquet(out / "scores.parquet").astype({"budget": "Int64"})
     known = pd.read_csv(out / "tables" / "checkpoints.csv").to_dict("records")
     runs = [{**row, "stage": "segmenter", "id": "", "folder": out / "none"} for row in known]
     expected = scores[["arm", "budget", "seed"]].drop_duplicates().to_dict("records")
-    again = {"resamples": plan.config.report.resamples, "seed": plan.config.report.seed}
+    again = {"resamples": study.config.report.resamples, "seed": study.config.report.seed}
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder)
         build_report(out=view, title="", scores=scores, runs=runs, ledger=[], expected=expected, **again)
@@ -76,27 +74,32 @@ def record_derived(plan: Plan) -> Path:
         shutil.copytree(view / "tables", out / "tables", dirs_exist_ok=True)
         for path in sorted((view / "figures").glob("*.png")):
             _copy_picture(path, out / "figures" / path.name)
-    _show_in_readme(plan, out)
-    made, path = tolerances.tolerances(scores, read_tables(out), {}), out / tolerances.FILE
-    if path.is_file():
-        before = pd.read_csv(path)
-        made = pd.concat([made, before[before["tier"] == "T2"]], ignore_index=True)
-    tolerances.write(path, made)
+    _show_in_readme(study, out)
+    _record_tolerances(out, scores)
     return out
 
 
-def _record_verification(plan: Plan, view: Path, out: Path) -> None:
+def _record_verification(study: Study, view: Path, out: Path) -> None:
     """Store small weights and predictions, and how far numbers made from them or anew may be from these."""
-    import pandas as pd
-
     from stedm.provenance import SUMS
-    from stedm.verify import stored, tolerances
+    from stedm.verify import stored
+
+    runs = stored.store(study, out)
+    moved = stored.arithmetic(study, runs) if (study.tiles.folder / SUMS).is_file() else {}
+    _record_tolerances(out, pd.read_parquet(view / "scores.parquet"), moved)
+
+
+def _record_tolerances(out: Path, scores: pd.DataFrame, moved: dict[str, float] | None = None) -> None:
+    """Write a result's tolerances; without `moved` (see `stedm.verify.stored`) those of stored weights stay."""
+    from stedm.verify import tolerances
     from stedm.verify.values import read_tables
 
-    runs = stored.store(plan, out)
-    moved = stored.arithmetic(plan, runs) if (plan.tiles.folder / SUMS).is_file() else {}
-    scores = pd.read_parquet(view / "scores.parquet")
-    tolerances.write(out / tolerances.FILE, tolerances.tolerances(scores, read_tables(view), moved))
+    path = out / tolerances.FILE
+    made = tolerances.tolerances(scores, read_tables(out), moved or {})
+    if moved is None and path.is_file():
+        before = pd.read_csv(path)
+        made = pd.concat([made, before[before["tier"] == "T2"]], ignore_index=True)
+    tolerances.write(path, made)
 
 
 def _copy_picture(path: Path, out: Path) -> None:
@@ -112,9 +115,9 @@ def _copy_picture(path: Path, out: Path) -> None:
         picture.save(out, optimize=True)
 
 
-def _show_in_readme(plan: Plan, view: Path) -> None:
+def _show_in_readme(study: Study, view: Path) -> None:
     """Put headline table and claims between the README's markers for this run, where it has them."""
-    path, name = plan.root / "README.md", plan.config.name
+    path, name = study.root / "README.md", study.config.name
     start, end = f"<!-- results of {name}: written by `stedm record` -->", "<!-- end of results -->"
     text = path.read_text() if path.is_file() else ""
     before, found, rest = text.partition(start)
@@ -131,13 +134,13 @@ def _headline(view: Path) -> str:
     return headline_text(view).rpartition("\n")[0].rstrip()
 
 
-def _made_by(plan: Plan) -> dict[str, object]:
+def _made_by(study: Study) -> dict[str, object]:
     """Return the machine and, for each run, its commit, code, time and memory."""
     here = environment()
-    jobs = plan.config.execution.synthetic_jobs
+    jobs = study.config.execution.synthetic_jobs
     runs = {}
-    for segmenter in plan.segmenters:
-        pending = [plan.scores(segmenter)]
+    for scores in study.scores:
+        pending = [scores]
         while pending:
             run = pending.pop()
             pending += run.inputs.values()
@@ -153,7 +156,7 @@ def _made_by(plan: Plan) -> dict[str, object]:
                     "device",
                     "threads",
                 )
-                name = folder.relative_to(plan.root / "results" / "runs").as_posix()
+                name = folder.relative_to(study.root / "results" / "runs").as_posix()
                 runs[name] = {key: record.get(key) for key in (*keys, "comparable")}
     kept = ("platform", "cpu", "cores", "versions")
-    return {**{key: here[key] for key in kept}, "preset": plan.config.preset or "none", "runs": runs}
+    return {**{key: here[key] for key in kept}, "preset": study.config.preset or "none", "runs": runs}

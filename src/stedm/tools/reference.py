@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from stedm.config import ARMS, Config
+from stedm.config import ARMS, DEFAULT_ARMS, Config
 from stedm.provenance import write_text
 
 
@@ -41,13 +41,23 @@ def render_page() -> str:
         "",
         "## Arms",
         "",
-        "| arm | synthetic images | colour augmentation | labels |",
-        "|---|---|---|---|",
+        f"Without `arms` there are {', '.join(f'`{arm}`' for arm in DEFAULT_ARMS)}. "
+        "[baselines.md](baselines.md) says how each works and where it comes from.",
+        "",
+        "| arm | images beside the real ones | from unlabelled tiles | colour | labels |",
+        "|---|---|---|---|---|",
     ]
-    shown = {None: "none", "generator": "styles of unlabelled patients", "none": "null style"}
+    shown = {
+        None: "none",
+        "generator": "synthetic, styles of unlabelled patients",
+        "none": "synthetic, null style",
+        "transferred": "labelled ones in the colours of unlabelled patients",
+    }
+    learning = {None: "nothing", "mean_teacher": "agreement with a mean teacher", "pseudo_labels": "pseudo-labels"}
     for name, arm in ARMS.items():
-        colour, labels = "yes" if arm.colour else "no", "all" if arm.all_labels else "the budget's"
-        lines.append(f"| `{name}` | {shown[arm.style]} | {colour} | {labels} |")
+        colour = "augmented" if arm.colour else "normalised" if arm.normalised else "as it is"
+        labels = "all" if arm.all_labels else "the budget's"
+        lines.append(f"| `{name}` | {shown[arm.style]} | {learning[arm.unlabelled]} | {colour} | {labels} |")
     return "\n".join(lines) + "\n"
 
 

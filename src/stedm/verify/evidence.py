@@ -14,8 +14,9 @@ from stedm.errors import UserError
 from stedm.provenance import SUMS, read_record
 from stedm.report.arms import has_budget, order
 from stedm.report.claims import MEAN
-from stedm.runs import Plan, Run
+from stedm.runs import Run
 from stedm.scores.metrics import check
+from stedm.study import Study
 from stedm.verify import stored, tolerances
 from stedm.verify.records import DIFFERS, NOISE, NOT_HERE, NOT_RUN, REPRODUCED, Cell, Record, judge
 from stedm.verify.values import (
@@ -61,7 +62,7 @@ class Reference:
         for file in ("scores.parquet", "config.yaml", "claims.csv"):
             if not (folder / file).is_file():
                 raise UserError(f"{folder / file}: missing; record the result with `stedm record`.")
-        self.plan = Plan(load_config(config or folder / "config.yaml"), root)
+        self.study = Study(load_config(config or folder / "config.yaml"), root)
         self.command = f"snakemake --cores all --configfile {config or folder / 'config.yaml'}"
         try:
             self.scores = check(pd.read_parquet(folder / "scores.parquet").astype({"budget": "Int64"}))
@@ -78,14 +79,25 @@ class Reference:
         return dict(sorted(values.items(), key=lambda item: _place(item[0], arms)))
 
     @cached_property
-    def segmenters(self) -> dict[Triple, str]:
-        """Recorded ids of the segmenters."""
-        return {key: rows["segmenter"].iloc[0] for key, rows in split_runs(self.scores).items()}
+    def segmenters(self) -> dict[Triple, list[str]]:
+        """Recorded ids of the segmenters, several where folds are pooled."""
+        return {key: sorted(rows["segmenter"].unique()) for key, rows in split_runs(self.scores).items()}
 
     @cached_property
-    def planned(self) -> dict[Triple, Run]:
-        """Segmenters of today's configuration."""
-        return {(r.facts["arm"], r.facts["budget"], r.facts["seed"]): r for r in self.plan.segmenters}
+    def planned(self) -> dict[Triple, list[Run]]:
+        """The counts of the segmenters of today's configuration."""
+        found: dict[Triple, list[Run]] = {}
+        for run in self.study.scores:
+            found.setdefault((run.facts["arm"], run.facts["budget"], run.facts["seed"]), []).append(run)
+        return found
+
+    def other(self, key: Triple) -> dict[str, str]:
+        """Say in a record's words if today's settings name other segmenters than the recorded ones; else empty."""
+        now = sorted(run.inputs["segmenter"].id for run in self.planned.get(key, []))
+        if now == self.segmenters[key]:
+            return {}
+        recorded, today = ", ".join(self.segmenters[key]), ", ".join(now) or "no such run"
+        return {"state": NOT_HERE, "why": OTHER.format(recorded=recorded, now=today)}
 
     def record(self, tier: str, cell: Cell, expected: Parts, found: Parts | None, **more: object) -> Record:
         """Judge a cell; without found values the state is given in `more`."""
@@ -121,7 +133,7 @@ def verify(reference: Reference) -> list[Record]:
 
 def from_scores(reference: Reference) -> list[Record]:
     """T0: the tables from the recorded scores."""
-    config = reference.plan.config.report
+    config = reference.study.config.report
     made = tables_of(reference.scores, resamples=config.resamples, seed=config.seed)
     records = []
     for table in TABLES:
@@ -142,26 +154,26 @@ def from_scores(reference: Reference) -> list[Record]:
 
 def from_stored(reference: Reference, tier: str) -> list[Record]:
     """T1 and T2: scores from stored predictions, and from predictions with stored weights."""
-    plan, records = reference.plan, []
-    tiles = read_record(plan.tiles.folder) if (plan.tiles.folder / SUMS).is_file() else None
+    tiles, records = reference.study.tiles.folder, []
+    cut = read_record(tiles) if (tiles / SUMS).is_file() else None
     what, names = ("predictions", (stored.PREDICTIONS,)) if tier == "T1" else ("weights", stored.WEIGHTS)
     for key, expected in reference.runs.items():
-        name = reference.segmenters[key]
-        folder, run = reference.folder / stored.FOLDER / name, reference.planned.get(key)
+        folder = reference.folder / stored.FOLDER / reference.segmenters[key][0]
         more: dict = {}
         found = None
         if not folder.is_dir():
             more = {"state": NOT_HERE, "why": NOT_STORED.format(what=what)}
-        elif run is None or run.id != name:
-            more = {"state": NOT_HERE, "why": OTHER.format(recorded=name, now=run.id if run else "no such run")}
-        elif tiles is None:
+        elif other := reference.other(key):
+            more = other
+        elif cut is None:
             more = {"state": NOT_RUN, "why": f"the tiles are not cut; `{reference.command} -- cut` cuts them"}
-        elif not tiles.get("comparable", True):
+        elif not cut.get("comparable", True):
             more = {"state": NOT_HERE, "why": "slides are drawn differently on this machine"}
         else:
             damaged = stored.changed(folder, names)
             if damaged:
                 more = {"state": DIFFERS, "why": f"{', '.join(damaged)}: not the recorded file, by its SHA-256"}
+            run = reference.planned[key][0].inputs["segmenter"]
             found = _made_again(reference, run, folder, tier, damaged=bool(damaged))
         for column in OF_RUN:
             cell = Cell(RUNS, _name(key), column)
@@ -172,8 +184,8 @@ def from_stored(reference: Reference, tier: str) -> list[Record]:
 
 def _made_again(reference: Reference, run: Run, folder: Path, tier: str, *, damaged: bool) -> dict | None:
     make: Callable[[], dict] = {
-        "T1": lambda: stored.recount(reference.plan, run, folder / stored.PREDICTIONS),
-        "T2": lambda: stored.predict_again(reference.plan, run, folder),
+        "T1": lambda: stored.recount(reference.study, run, folder / stored.PREDICTIONS),
+        "T2": lambda: stored.predict_again(reference.study, run, folder),
     }[tier]
     if not damaged:
         return make()
@@ -197,15 +209,16 @@ def retrained(reference: Reference) -> list[Record]:
     """T3: the runs of this clone, one by one, and the tables that all runs of a row make."""
     records, there, why = [], {}, {}
     for key, expected in reference.runs.items():
-        run, recorded = reference.planned.get(key), reference.segmenters[key]
-        path = reference.plan.scores(run).folder / "scores.parquet" if run is not None else None
-        if run is None or run.id != recorded:
-            now = run.id if run is not None else "no such run"
-            why[key] = {"state": NOT_HERE, "why": OTHER.format(recorded=recorded, now=now)}
-        elif not path.is_file():
-            why[key] = {"state": NOT_RUN, "why": f"{run.id} is not in results/runs; `{reference.command}` makes it"}
+        files = [run.folder / "scores.parquet" for run in reference.planned.get(key, [])]
+        lacking = [path.parent.name for path in files if not path.is_file()]
+        if other := reference.other(key):
+            why[key] = other
+        elif lacking:
+            remedy = f"`{reference.command}` makes it"
+            why[key] = {"state": NOT_RUN, "why": f"{', '.join(lacking)} is not in results/runs; {remedy}"}
         else:
-            there[key] = check(pd.read_parquet(path).astype({"budget": "Int64"}))
+            frames = [pd.read_parquet(path).astype({"budget": "Int64"}) for path in files]
+            there[key] = check(pd.concat(frames, ignore_index=True))
         found = run_values(there[key]) if key in there else None
         for column in OF_RUN:
             cell = Cell(RUNS, _name(key), column)
@@ -215,7 +228,7 @@ def retrained(reference: Reference) -> list[Record]:
 
 
 def _retrained_tables(reference: Reference, there: dict, why: dict) -> list[Record]:
-    config = reference.plan.config.report
+    config = reference.study.config.report
     again = {"resamples": config.resamples, "seed": config.seed}
     made = tables_of(pd.concat(there.values(), ignore_index=True), **again) if there else {}
     records: list[Record] = []

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from stedm.provenance import SUMS, checksum
-from stedm.runs import Plan, Run
+from stedm.runs import Run
+from stedm.study import Study
 from stedm.verify.values import OF_RUN, run_values
 
 log = logging.getLogger("stedm")
@@ -25,12 +26,15 @@ MOST_BYTES = 8_000_000
 PREDICTIONS, WEIGHTS = "predictions.parquet", ("last.safetensors", "best.safetensors")
 
 
-def store(plan: Plan, out: Path) -> list[Run]:
+def store(study: Study, out: Path) -> list[Run]:
     """Copy predictions and weights of the chosen segmenters into a recorded result; return which.
 
     None is copied where a run is missing (its folder deleted, its report kept) or they are larger than `MOST_BYTES`.
     """
-    runs = plan.smallest(ARMS)
+    if len(study.plans) > 1:
+        log.info("no weights and predictions recorded: those of one fold are not those of the pooled scores")
+        return []
+    runs = study.plans[0].smallest(ARMS)
     files = {run.id: [run.folder / name for name in (PREDICTIONS, *WEIGHTS, SUMS)] for run in runs}
     flat = [path for paths in files.values() for path in paths]
     if not all(path.is_file() for path in flat):
@@ -54,19 +58,19 @@ def changed(folder: Path, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if not (folder / name).is_file() or checksum(folder / name) != sums.get(name)]
 
 
-def recount(plan: Plan, run: Run, predictions: Path) -> dict:
+def recount(study: Study, run: Run, predictions: Path) -> dict:
     """Return a segmenter's values (`OF_RUN`), counted from a predictions file."""
     from stedm.scores.count import count_predictions
     from stedm.tiles.store import TileStore
 
-    facts = {"cohort": plan.config.cohort.name, **run.facts, "segmenter": run.id}
+    facts = {"cohort": study.config.cohort.name, **run.facts, "segmenter": run.id}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "scores.parquet"
-        count_predictions(predictions, TileStore(plan.tiles.folder), facts, out)
+        count_predictions(predictions, TileStore(study.tiles.folder), facts, out)
         return run_values(pd.read_parquet(out))
 
 
-def predict_again(plan: Plan, run: Run, folder: Path, *, exact: bool = False) -> dict:
+def predict_again(study: Study, run: Run, folder: Path, *, exact: bool = False) -> dict:
     """Return a segmenter's values, predicted with the weights in a folder; `exact` in float64."""
     import torch
     from safetensors.torch import load_file
@@ -83,7 +87,7 @@ def predict_again(plan: Plan, run: Run, folder: Path, *, exact: bool = False) ->
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.network(images.double())
 
-    config = plan.config.segmenter.model_copy(update={"path": None})
+    config = study.config.segmenter.model_copy(update={"path": None})
     networks: dict[str, torch.nn.Module] = {}
     known: dict[str, torch.nn.Module] = {}
     for name in WEIGHTS:
@@ -99,20 +103,20 @@ def predict_again(plan: Plan, run: Run, folder: Path, *, exact: bool = False) ->
         write_predictions(
             out,
             networks,
-            TileStore(plan.tiles.folder),
-            plan.patients("test"),
+            TileStore(study.tiles.folder),
+            study.plans[0].patients("test"),
             window=config.window,
             margin=config.margin,
             device=torch.device("cpu"),
         )
-        return recount(plan, run, out)
+        return recount(study, run, out)
 
 
-def arithmetic(plan: Plan, runs: list[Run]) -> dict[str, float]:
+def arithmetic(study: Study, runs: list[Run]) -> dict[str, float]:
     """Return how far each value moves, at most, when the segmenters predict in float64; empty for no segmenter."""
     moved: dict[str, float] = {}
     for run in runs:
-        one, other = (predict_again(plan, run, run.folder, exact=exact) for exact in (False, True))
+        one, other = (predict_again(study, run, run.folder, exact=exact) for exact in (False, True))
         for name in OF_RUN:
             if one[name] is not None and other[name] is not None:
                 moved[name] = max(moved.get(name, 0.0), abs(one[name] - other[name]))
