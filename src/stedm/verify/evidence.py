@@ -33,7 +33,7 @@ from stedm.verify.values import (
 )
 
 NOT_STORED = "its {what} are not stored"
-OTHER = "recorded with the run {recorded}; today's settings name {now}"
+OTHER = "today's settings name another run; recorded is {recorded}, now it is {now}"
 Triple = tuple[str, int | None, int]
 RETRAINED = ("headline", "checkpoints", "comparisons", "references", "claims")
 """Tables whose cells are compared with those of retrained runs."""

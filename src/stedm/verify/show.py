@@ -107,15 +107,14 @@ def shown(value: Value) -> str:
 
 def not_checked(records: list[Record]) -> list[str]:
     """Say which cells could not be checked and why, those of one reason together."""
-    left = [record for record in records if record.state in (NOT_RUN, NOT_HERE)]
-    reasons: dict[tuple[str, str, str], list[Record]] = {}
-    for record in left:
-        remedy = record.why.partition("; ")[2] if record.state == NOT_RUN else record.why.partition("; ")[0]
-        kind = remedy if record.state == NOT_RUN else " ".join(w for w in remedy.split() if "-" not in w)
-        reasons.setdefault((record.experiment, record.tier, record.state + ": " + (kind or record.why)), []).append(
-            record
-        )
-    return [f"{tier} {name}, {len(own)} cells {why}" for (name, tier, why), own in reasons.items()]
+    reasons: Counter[tuple[str, str, str]] = Counter()
+    for record in records:
+        if record.state in (NOT_RUN, NOT_HERE):
+            # Before the semicolon stands what is so, after it the remedy or the runs concerned.
+            what, _, remedy = record.why.partition("; ")
+            why = remedy if record.state == NOT_RUN and remedy else what
+            reasons[record.experiment, record.tier, f"{record.state}: {why}"] += 1
+    return [f"{tier} {name}, {cells} cells {why}" for (name, tier, why), cells in reasons.items()]
 
 
 def write_files(out: Path, records: list[Record], title: str) -> tuple[Path, Path]:
