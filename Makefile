@@ -9,7 +9,7 @@ export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config g
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo monusac search record test test-slurm test-faults lint format docs lock clean
+.PHONY: help setup demo review monusac search record test test-slurm test-faults lint format docs lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 demo: setup  ## every stage on the phantom cohort, CPU only: tables, figures, claims, report
 	@snakemake --cores $(CORES) --configfile config/demo.yaml
 	@stedm headline config/demo.yaml
+
+review: setup  ## do the recorded results hold? Minutes, CPU only: every cell, against what, and what was not checked
+	@snakemake --cores $(CORES) --configfile config/demo.yaml -- reviewer
 
 DATA ?= data/monusac
 monusac: setup  ## the same on real images, in three folds of patients: make monusac DATA=/path/to/monusac
@@ -63,4 +66,4 @@ lock: setup  ## requirements.lock, from pyproject.toml
 	@UV_FIND_LINKS= uv pip compile --universal --quiet --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
 
 clean:  ## results, and the drawn phantom, that can be made again (not the environment, not fetched data)
-	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac* data/phantom .stedm/phantom.* .snakemake
+	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac* results/review results/verification.* data/phantom .stedm/phantom.* .snakemake

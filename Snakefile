@@ -19,6 +19,7 @@ include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/segmenter.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/verify.smk"
 
 
 report: "workflow/report/workflow.rst"

@@ -93,15 +93,27 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--part", type=int, default=0, help="which of execution.synthetic_jobs parts")
 
     for name, text, run in (
-        ("report", "write tables, figures, claims and the report", _run_report),
         ("headline", "print the headline table of a finished run", _run_headline),
         ("search", "compare strengths of colour augmentation on training patients", _run_search),
-        ("record", "copy a run's results to results/reference", _run_record),
         ("plan", "list the runs that a configuration needs", _run_plan),
         ("check", "check a configuration and print it with all defaults", _run_check),
         ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    report = verb("report", "write tables, figures, claims and the report", _run_report)
+    report.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    report.add_argument("--recorded", action="store_true", help="of the recorded scores, in results/review")
+
+    record = verb("record", "copy a run's results to results/reference", _run_record)
+    record.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    record.add_argument("--again", action="store_true", help="only make what follows from the recorded scores anew")
+
+    verify = verb("verify", "compare recorded results with what can be made again here, cell by cell", _run_verify)
+    verify.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml (default: --all)")
+    verify.add_argument("--all", action="store_true", help="every result under results/reference")
+    verify.add_argument("--sign", action="store_true", help="append who, when, commit and machine to REPRODUCED.md")
+    verify.add_argument("--out", type=Path, metavar="DIR", help="folder of verification.json and .html")
+
     fetch = verb("fetch", "say where a cohort comes from, and download it", _run_fetch)
     fetch.add_argument("config", type=Path, help="configuration, such as config/flowers.yaml")
     fetch.add_argument("--yes", action="store_true", help="consent to licence and size, and download")
@@ -218,7 +230,7 @@ def _run_tiles(options: argparse.Namespace) -> None:
 def _run_report(options: argparse.Namespace) -> None:
     from stedm.stages import make_report
 
-    headline = make_report(_study(options.config))
+    headline = make_report(_study(options.config), recorded=options.recorded)
     # In the workflow other lines follow; `make` prints the headline at the end.
     if options.log is None:
         print(headline)
@@ -240,9 +252,19 @@ def _run_search(options: argparse.Namespace) -> None:
 
 
 def _run_record(options: argparse.Namespace) -> None:
-    from stedm.tools.record import record_reference
+    from stedm.tools.record import record_again, record_reference
 
-    log.info("recorded %s", record_reference(_study(options.config)))
+    study = _study(options.config)
+    log.info("recorded %s", (record_again if options.again else record_reference)(study))
+
+
+def _run_verify(options: argparse.Namespace) -> None:
+    from stedm.verify.command import verify_results
+
+    said, sound = verify_results(options.config, everything=options.all, sign=options.sign, out=options.out)
+    print(said)
+    if not sound:
+        sys.exit(1)
 
 
 def _run_plan(options: argparse.Namespace) -> None:

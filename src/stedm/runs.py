@@ -269,6 +269,11 @@ class Plan:
         ]
         return list({run.id: run for run in runs}.values())
 
+    def smallest(self, arms: tuple[str, ...]) -> list[Run]:
+        """The segmenters of the first seed at the smallest budget, of those arms that the configuration has."""
+        budget, seed = min(self.config.budgets), self.config.seeds[0]
+        return [self.segmenter(arm, budget, seed) for arm in arms if arm in self.config.arms]
+
     @cached_property
     def searched(self) -> list[Run]:
         """Segmenters of the search for the strength of colour augmentation, on training patients only."""

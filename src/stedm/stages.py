@@ -215,22 +215,34 @@ def make_scores(plan: Plan, run: Run) -> None:
         write_overviews(predictions, store, making.folder / "preview" / OVERVIEWS)
 
 
-def make_report(study: Study) -> str:
-    """Collect the scores and write tables, figures, claims and the report; return the headline as text."""
+def make_report(study: Study, *, recorded: bool = False) -> str:
+    """Collect the scores and write tables, figures, claims and the report; return the headline as text.
+
+    Parameters
+    ----------
+    study
+        The study.
+    recorded
+        Report the recorded scores instead, in ``results/review/<name>``; pictures and curves are of the runs there are.
+    """
     import pandas as pd
 
     from stedm.report import build_report, headline_text
 
-    out, config = study.view, study.config
-    tables = [_read_scores(run) for run in study.scores]
-    scores = pd.concat(tables, ignore_index=True)
+    config, out = study.config, study.view
+    title = config.title or config.name
+    if recorded:
+        title, out = f"{title}, as recorded", study.root / "results" / "review" / config.name
+        scores = _read_scores(study.root / "results" / "reference" / config.name)
+    else:
+        scores = pd.concat([_read_scores(run.folder) for run in study.scores], ignore_index=True)
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
     expected = [run.facts for run in study.scores]
     try:
         build_report(
             out=out,
-            title=config.title or config.name,
+            title=title,
             scores=scores,
             runs=_described_runs(study),
             ledger=read_ledger(study.root / "docs" / "ledger.csv"),
@@ -243,10 +255,13 @@ def make_report(study: Study) -> str:
     return headline_text(out)
 
 
-def _read_scores(run: Run) -> Any:
+def _read_scores(folder: Path) -> Any:
     import pandas as pd
 
-    table = pd.read_parquet(run.folder / "scores.parquet")
+    path = folder / "scores.parquet"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run `snakemake` for this configuration first.")
+    table = pd.read_parquet(path)
     return table.astype({"budget": "Int64"})
 
 
@@ -293,7 +308,7 @@ def make_search(study: Study) -> str:
 
     rows = []
     for run in study.searched:
-        patients = per_patient(_read_scores(run))
+        patients = per_patient(_read_scores(run.folder))
         iou = patients.loc[patients["checkpoint"] == "last", "iou"]
         strength = run.inputs["segmenter"].settings["segmenter"]["colour_jitter"]
         rows.append({"strength": strength, "seed": run.facts["seed"], "patients": len(iou), "iou": iou.mean()})

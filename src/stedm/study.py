@@ -9,6 +9,9 @@ from stedm.config import Config
 from stedm.errors import UserError
 from stedm.runs import Plan, Run
 
+REVIEWED = ("real", "real-colour")
+"""Arms that a review trains again: those that need no generator."""
+
 
 class Study:
     """The plans of a configuration, one for each split, whose scores are pooled.
@@ -76,6 +79,11 @@ class Study:
     def searched(self) -> list[Run]:
         """The counts of the search for the strength of colour augmentation, of the first split alone."""
         return [self.plans[0].scores(run) for run in self.plans[0].searched]
+
+    @cached_property
+    def reviewed(self) -> list[Run]:
+        """The counts of the segmenters that a review trains again, of the first split alone."""
+        return [self.plans[0].scores(run) for run in self.plans[0].smallest(REVIEWED)]
 
     @cached_property
     def _found(self) -> dict[str, dict[str, tuple[Plan, Run]]]:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from stedm.report import formats, html, plates, previews, tables
-from stedm.report.claims import claims, comparisons
+from stedm.report import formats, html, plates, previews
 from stedm.report.claims import runs as planned_runs
 from stedm.report.html import Picture
 from stedm.report.style import data_uri
-from stedm.scores.metrics import check, per_patient
+from stedm.report.tables import build_tables, folds_of
 from stedm.scores.statistics import RESAMPLES
 
 # A phone must still open the page: each overview is a few tens of kilobytes.
@@ -63,25 +62,12 @@ def build_report(
     ValueError
         If the scores are malformed or of more than one cohort.
     """
-    scores = check(scores)
-    cohorts = sorted(scores["cohort"].unique())
-    if len(cohorts) > 1:
-        raise ValueError(f"A report is of one cohort; the scores hold {', '.join(cohorts)}.")
-    out.mkdir(parents=True, exist_ok=True)
     again = {"resamples": resamples, "seed": seed}
-    patients = per_patient(scores)
+    made, judged = build_tables(scores, runs=runs, expected=expected, **again)
+    cohorts = sorted(scores["cohort"].unique())
+    out.mkdir(parents=True, exist_ok=True)
+    patients = made["patients"].raw
     planned = planned_runs(patients, expected)
-    pairs = comparisons(patients, expected, **again)
-    judged = claims(pairs)
-    folds = 1 + max((run.get("fold", 0) for run in runs), default=0)
-    made = {
-        "headline": tables.headline(scores, patients, planned, folds=folds, **again),
-        "comparisons": tables.comparisons(pairs, "claim"),
-        "references": tables.comparisons(pairs, "reference"),
-        "checkpoints": tables.checkpoints(patients, planned, runs, **again),
-        "groups": tables.groups(scores, patients, planned),
-        "patients": tables.per_patient_table(patients, planned),
-    }
     missing = [
         f"{arm}{_at(budget)}, seed {k}"
         for (arm, budget), seeds in planned.items()
@@ -112,7 +98,7 @@ def build_report(
         headline=html.headline(judged),
         standings=html.standings(made["headline"].raw.to_dict("records")),
         tally=tally,
-        folds=folds,
+        folds=folds_of(runs),
         incomparable=html.incomparable(runs),
         groups=html.claim_groups(judged),
         missing=missing,

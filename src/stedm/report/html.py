@@ -225,8 +225,8 @@ def environment(runs: list[dict]) -> list[dict]:
     return [{"name": name, "values": sorted(found[name])} for name in names]
 
 
-def render(**context: object) -> str:
-    """Render the page; `context` is what `stedm.report.build` collects.
+def page(template: str, **context: object) -> str:
+    """Render a template with the styles and script that all pages share.
 
     Raises
     ------
@@ -238,8 +238,11 @@ def render(**context: object) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     assets = {name: (TEMPLATES / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    return settings.get_template(template).render(**context, **assets)
+
+
+def render(**context: object) -> str:
+    """Render the report; `context` is what `stedm.report.build` collects."""
     looks = {arm: drawn.colour for arm, drawn in LOOKS.items()}
     arms = [{"name": arm, "meaning": MEANINGS.get(arm, "")} for arm in order(context["arms"])]
-    return settings.get_template("report.html.j2").render(
-        **{**context, "arms": arms}, **assets, colours=looks, bar=_BAR
-    )
+    return page("report.html.j2", **{**context, "arms": arms}, colours=looks, bar=_BAR)

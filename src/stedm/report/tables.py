@@ -5,8 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from stedm.report.arms import budget_label, order
+from stedm.report.claims import claims
+from stedm.report.claims import comparisons as compared
+from stedm.report.claims import runs as runs_of
 from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
-from stedm.scores.metrics import per_group, pooled
+from stedm.scores.metrics import check, per_group, per_patient, pooled
 from stedm.scores.statistics import RESAMPLES, describe, mean, per_seed, table
 
 ARM, LABELS = "Arm", "Labels per class"
@@ -27,6 +30,39 @@ def _cells(frame: pd.DataFrame, arm: str, budget: int | None, checkpoint: str = 
 def _average(values: pd.Series) -> float | None:
     there = values.dropna()
     return float(there.astype("float64").mean()) if len(there) else None
+
+
+def folds_of(runs: list[dict]) -> int:
+    """Return over how many folds the scores of a report's runs are pooled."""
+    return 1 + max((run.get("fold", 0) for run in runs), default=0)
+
+
+def build_tables(
+    scores: pd.DataFrame,
+    *,
+    runs: list[dict] | None = None,
+    expected: list[dict] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[dict[str, Table], pd.DataFrame]:
+    """Return a report's tables by name, and its claims; parameters and errors as of `stedm.report.build_report`."""
+    scores = check(scores)
+    cohorts = sorted(scores["cohort"].unique())
+    if len(cohorts) > 1:
+        raise ValueError(f"A report is of one cohort; the scores hold {', '.join(cohorts)}.")
+    again = {"resamples": resamples, "seed": seed}
+    patients = per_patient(scores)
+    planned = runs_of(patients, expected)
+    pairs = compared(patients, expected, **again)
+    made = {
+        "headline": headline(scores, patients, planned, folds=folds_of(runs or []), **again),
+        "comparisons": comparisons(pairs, "claim"),
+        "references": comparisons(pairs, "reference"),
+        "checkpoints": checkpoints(patients, planned, runs or [], **again),
+        "groups": groups(scores, patients, planned),
+        "patients": per_patient_table(patients, planned),
+    }
+    return made, claims(pairs)
 
 
 def headline(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
+
+import pandas as pd
 
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
@@ -37,9 +40,66 @@ def record_reference(study: Study) -> Path:
     (out / "figures").mkdir()
     for path in sorted((view / "figures").glob("*.png")):
         _copy_picture(path, out / "figures" / path.name)
+    _record_verification(study, view, out)
     _show_in_readme(study, view)
     write_text(out / "made-by.json", json.dumps(_made_by(study), indent=1, sort_keys=True) + "\n")
     return out
+
+
+def record_again(study: Study) -> Path:
+    """Make tables, claims, figures and tolerances of a recorded result anew from its recorded scores.
+
+    What comes from runs stays: scores, pictures, training curves, the number of validation labels, and tolerances of
+    stored weights.
+
+    Raises
+    ------
+    UserError
+        If the result is not recorded.
+    """
+    from stedm.report import build_report
+
+    out = study.root / "results" / "reference" / study.config.name
+    if not (out / "scores.parquet").is_file():
+        raise UserError(f"{out}/scores.parquet: missing; only a recorded result can be made again from its scores.")
+    scores = pd.read_parquet(out / "scores.parquet").astype({"budget": "Int64"})
+    known = pd.read_csv(out / "tables" / "checkpoints.csv").to_dict("records")
+    runs = [{**row, "stage": "segmenter", "id": "", "folder": out / "none"} for row in known]
+    expected = scores[["arm", "budget", "seed"]].drop_duplicates().to_dict("records")
+    again = {"resamples": study.config.report.resamples, "seed": study.config.report.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        view = Path(folder)
+        build_report(out=view, title="", scores=scores, runs=runs, ledger=[], expected=expected, **again)
+        shutil.copyfile(view / "claims.csv", out / "claims.csv")
+        shutil.copytree(view / "tables", out / "tables", dirs_exist_ok=True)
+        for path in sorted((view / "figures").glob("*.png")):
+            _copy_picture(path, out / "figures" / path.name)
+    _show_in_readme(study, out)
+    _record_tolerances(out, scores)
+    return out
+
+
+def _record_verification(study: Study, view: Path, out: Path) -> None:
+    """Store small weights and predictions, and how far numbers made from them or anew may be from these."""
+    from stedm.provenance import SUMS
+    from stedm.verify import stored
+
+    runs = stored.store(study, out)
+    moved = stored.arithmetic(study, runs) if (study.tiles.folder / SUMS).is_file() else {}
+    _record_tolerances(out, pd.read_parquet(view / "scores.parquet"), moved)
+
+
+def _record_tolerances(out: Path, scores: pd.DataFrame, moved: dict[str, float] | None = None) -> None:
+    """Write a result's tolerances; without `moved` (see `stedm.verify.stored`) those of stored weights stay."""
+    from stedm.verify import tolerances
+    from stedm.verify.values import read_tables
+
+    path = out / tolerances.FILE
+    made = tolerances.tolerances(scores, read_tables(out), moved or {})
+    if moved is None and path.is_file():
+        before = pd.read_csv(path)
+        made = pd.concat([made, before[before["tier"] == "T2"]], ignore_index=True)
+    tolerances.write(path, made)
 
 
 def _copy_picture(path: Path, out: Path) -> None:
