@@ -10,7 +10,9 @@ refuted
 undecided
     otherwise, and whenever a run is missing; `reason` says which.
 
-Nothing is corrected for the number of claims: the count of claims stands beside the count of supported ones.
+Verdicts are of one claim each and are not corrected for their number. What is: the p of the signed-rank test, by
+Holm's method over all comparisons of a table (`stedm.scores.statistics.holm`), which stands beside the plain p. A claim
+that is supported while its corrected p is large may be one of the few that chance supports among many.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import pandas as pd
 
 from stedm.report.arms import has_budget, order, uses_synthetic
-from stedm.scores.statistics import RESAMPLES, compare, table
+from stedm.scores.statistics import RESAMPLES, compare, holm, table
 
 BASELINES = ("real", "real-colour")
 MEAN = "raises the mean"
@@ -28,7 +30,7 @@ AGREES = "The interval excludes no effect and every seed agrees."
 
 COLUMNS = (
     "arm", "baseline", "budget", "claim", "verdict", "reason", "effect", "no_effect", "estimate", "low", "high",
-    "per_seed", "seeds", "wilcoxon", "patients", "dropped",
+    "per_seed", "seeds", "wilcoxon", "holm", "patients", "dropped",
 )  # fmt: skip
 
 
@@ -46,10 +48,10 @@ def comparisons(
 
     Returns
     -------
-    One row per (arm, baseline, budget): `kind`, `missing` (list, e.g. "synthetic seed 1") and the columns of
-    `stedm.scores.statistics.compare`. Of kind "claim" are arms that use synthetic images against each of
-    `BASELINES`; of kind "reference" what the paper does not claim: colour augmentation or pseudo-labels against
-    none, all labels against some.
+    One row per (arm, baseline, budget): `kind`, `missing` (list, e.g. "synthetic seed 1"), the columns of
+    `stedm.scores.statistics.compare` and `holm`, its `wilcoxon` corrected for all rows of the kind. Of kind "claim" are
+    arms that use synthetic images against each of `BASELINES`; of kind "reference" what the paper does not claim:
+    colour augmentation or pseudo-labels against none, all labels against some.
     """
     planned = runs(patients, expected)
     arms = order({arm for arm, _ in planned})
@@ -65,6 +67,10 @@ def comparisons(
                 found = compare(*tables, resamples=resamples, seed=seed)
                 row = {"kind": kind, "arm": arm, "baseline": baseline, "budget": budget}
                 rows.append(row | {"missing": _missing(planned, *sides), **found})
+    for kind in ("claim", "reference"):
+        family = [row for row in rows if row["kind"] == kind]
+        for row, corrected in zip(family, holm([row["wilcoxon"] for row in family]), strict=True):
+            row["holm"] = corrected
     return pd.DataFrame(rows)
 
 
@@ -108,7 +114,7 @@ def _judge(found: dict, claim: str) -> dict:
         "effect": "difference of means" if claim == MEAN else "ratio of standard deviations",
     }
     row |= {"no_effect": no_effect, "estimate": found[name], "low": low, "high": high, "per_seed": seeds}
-    row["wilcoxon"] = found["wilcoxon"] if claim == MEAN else None
+    row |= {key: found[key] if claim == MEAN else None for key in ("wilcoxon", "holm")}
     row = {key: None if isinstance(value, float) and _none(value) else value for key, value in row.items()}
     row["verdict"], row["reason"] = _verdict(found, name, no_effect, sign)
     return row
