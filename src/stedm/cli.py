@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--slides", nargs="+", type=Path, default=[], metavar="PATH", help="slides of no cohort")
     doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
 
-    verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
+    verb("docs", "write the configuration's reference page and schema, and the numbers that pages show", _run_docs)
     return parser
 
 
