@@ -9,7 +9,8 @@ import pytest
 from conftest import PROJECT
 from scipy import stats
 
-from stedm.report.claims import MEAN, SPREAD, claims, comparisons
+from stedm.report.claims import MEAN, SPREAD, claims, comparisons, runs
+from stedm.report.saved import equivalent_budget, labels_saved
 from stedm.scores import statistics as st
 from stedm.scores.metrics import count, per_group, per_patient, per_slide, pooled
 
@@ -318,6 +319,29 @@ def test_worst_patients_are_named_the_worst_first():
     values[3, 1] = np.nan
     found = st.describe(st.table(patients_of({("real", 1): values}), "real", 1, "last"), resamples=50)
     assert found["worst_patients"] == ["p023", "p022", "p021"]
+
+
+def test_equivalent_budget_by_hand():
+    budgets = np.array([1.0, 4.0, 16.0])
+    assert equivalent_budget(0.55, budgets, np.array([0.5, 0.6, 0.7])) == pytest.approx(2)
+    assert equivalent_budget(0.5, budgets, np.array([0.5, 0.6, 0.7])) == pytest.approx(1)
+    assert equivalent_budget(0.4, budgets, np.array([0.5, 0.6, 0.7])) == 0
+    assert equivalent_budget(0.8, budgets, np.array([0.5, 0.6, 0.7])) == np.inf
+    # More labels that are worse: the curve stays where it was.
+    assert equivalent_budget(0.65, budgets, np.array([0.5, 0.4, 0.8])) == pytest.approx(8)
+
+
+def test_labels_saved_are_read_off_the_baselines_curve_and_never_extrapolated():
+    values = {("real", 1): BASE, ("real", 4): BASE + 0.1, ("synthetic", 1): BASE + 0.05, ("synthetic", 4): BASE + 0.3}
+    patients = patients_of(values)
+    found = labels_saved(patients, runs(patients, None), resamples=200)
+    first, second = found.raw.to_dict("records")
+    # The arm lies halfway for every patient: whoever is drawn, it is two labels.
+    assert [first[name] for name in ("labels", "labels_low", "labels_high")] == pytest.approx([2, 2, 2])
+    assert found.shown.iloc[0, -1] == "2.0 [2.0, 2.0]"
+    assert second["labels"] == np.inf and found.shown.iloc[1, -1] == "> 4 [> 4, > 4]"
+    alone = patients_of({("real", 1): BASE, ("synthetic", 1): BASE})
+    assert labels_saved(alone, runs(alone, None)) is None
 
 
 def test_no_data_gives_an_empty_table_with_its_columns():

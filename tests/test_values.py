@@ -84,7 +84,7 @@ def test_every_page_shows_what_its_files_hold():
 
 
 def test_measured_numbers_stand_in_marked_places_only():
-    """Three decimals are a measurement of ours, but in the page that is made of the schema: others take it from a file."""
+    """Three decimals are a measurement of ours, but in the page that is made of the schema: it comes from a file."""
     for page in set(pages(PROJECT)) - {PROJECT / "docs" / "configuration.md"}:
         found = re.findall(r"(?<![\d./-])\d+\.\d{3}(?!\d)", marked(page.read_text()))
         assert found == [], page

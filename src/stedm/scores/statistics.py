@@ -56,7 +56,7 @@ class Estimate:
 
 def mean(values: np.ndarray) -> np.ndarray:
     """Mean over patients of the mean over seeds: `(..., patients, seeds)` float64 to `(...)`."""
-    return _seed_average(values).mean(axis=-1)
+    return seed_average(values).mean(axis=-1)
 
 
 def std(values: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ def std(values: np.ndarray) -> np.ndarray:
 
 def worst(values: np.ndarray) -> np.ndarray:
     """Mean of the lowest tenth of the patients, rounded up: `(..., patients, seeds)` to `(...)`."""
-    patients = np.sort(_seed_average(values), axis=-1)
+    patients = np.sort(seed_average(values), axis=-1)
     lowest = -(-patients.shape[-1] // 10)
     return patients[..., :lowest].mean(axis=-1)
 
@@ -99,7 +99,8 @@ def log_ratio(pairs: np.ndarray) -> np.ndarray:
         return np.log(std(pairs[..., 0])) - np.log(std(pairs[..., 1]))
 
 
-def _seed_average(values: np.ndarray) -> np.ndarray:
+def seed_average(values: np.ndarray) -> np.ndarray:
+    """Mean over the defined seeds, 0 where none is: `(..., patients, seeds)` to `(..., patients)`."""
     known = np.isfinite(values)
     return np.where(known, values, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
 
@@ -186,7 +187,7 @@ def describe(wide: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -
     values = wide.to_numpy(dtype=np.float64)
     defined = np.isfinite(values).any(axis=1)
     kept, names = values[defined], wide.index[defined]
-    lowest = np.argsort(_seed_average(kept), kind="stable")[: -(-len(kept) // 10)]
+    lowest = np.argsort(seed_average(kept), kind="stable")[: -(-len(kept) // 10)]
     row = {
         "patients": len(kept),
         "nulls": int(np.isnan(values).sum()),
@@ -258,7 +259,7 @@ def _exp(value: float | None) -> float | None:
 def _wilcoxon(pairs: np.ndarray) -> float | None:
     if len(pairs) < MIN_PATIENTS:
         return None
-    gaps = _seed_average(pairs[..., 0]) - _seed_average(pairs[..., 1])
+    gaps = seed_average(pairs[..., 0]) - seed_average(pairs[..., 1])
     return float(stats.wilcoxon(gaps).pvalue) if np.any(gaps != 0) else None
 
 
