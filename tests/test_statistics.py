@@ -9,7 +9,7 @@ import pytest
 from conftest import PROJECT
 from scipy import stats
 
-from stedm.report.claims import MEAN, SPREAD, claims, comparisons, runs
+from stedm.report.claims import MEAN, RUNS, SPREAD, claims, comparisons, runs
 from stedm.report.saved import equivalent_budget, labels_saved
 from stedm.scores import statistics as st
 from stedm.scores.metrics import count, per_group, per_patient, per_slide, pooled
@@ -312,6 +312,31 @@ def test_p_is_corrected_within_its_table():
     judged = claims(table).set_index(["baseline", "claim"])
     assert judged.loc[("real", MEAN), "holm"] == claim.set_index("baseline").loc["real", "holm"]
     assert judged["holm"].isna().tolist() == [False, True, False, True]
+
+
+def test_the_spread_over_runs_is_added_to_an_interval_by_hand():
+    rows = [
+        {"difference": 0.15, "difference_low": 0.1, "difference_high": 0.25, "difference_seeds": [0.1, 0.2]},
+        {"difference": 0.1, "difference_low": None, "difference_high": None, "difference_seeds": [0.0, 0.2]},
+    ]
+    rows = [row | {"seeds": [0, 1]} for row in rows]
+    # Variances 0.005 and 0.02, and 2 degrees of freedom.
+    more = stats.t.ppf(0.975, 2) * np.sqrt(0.0125 / 2)
+    first, second = st.with_runs(rows, distinct=2)
+    assert first == pytest.approx((0.15 - np.hypot(0.05, more), 0.15 + np.hypot(0.1, more)))
+    assert second is None
+    # Rows that share their arm say less.
+    assert st.with_runs(rows, distinct=1)[0][0] < first[0]
+    alone = rows[0] | {"difference_seeds": [0.15], "seeds": [0]}
+    assert st.with_runs([alone], distinct=1) == [None]
+
+
+def test_a_gain_within_the_spread_over_runs_is_undecided():
+    gain = np.array([0.1, 0.01]) + 0.005 * RNG.standard_normal((24, 2))
+    row = judge({("real", 1): BASE, ("synthetic", 1): BASE + gain}).loc["synthetic", "real", 1, MEAN]
+    assert row["low"] > 0 > row["runs_low"]
+    assert min(row["per_seed"]) > 0
+    assert (row["verdict"], row["reason"]) == ("undecided", RUNS)
 
 
 def test_worst_patients_are_named_the_worst_first():

@@ -4,7 +4,8 @@ A claim reads: this arm, compared with this baseline at the same label budget, r
 lowers the standard deviation between patients. It is
 
 supported
-    if the 95 % interval excludes no effect in the claimed direction and every seed has that sign;
+    if the 95 % interval excludes no effect in the claimed direction, every seed has that sign and, for the mean, the
+    interval that adds the spread over runs excludes it too;
 refuted
     if the same holds in the opposite direction;
 undecided
@@ -20,17 +21,18 @@ from __future__ import annotations
 import pandas as pd
 
 from stedm.report.arms import has_budget, order, uses_synthetic
-from stedm.scores.statistics import RESAMPLES, compare, holm, table
+from stedm.scores.statistics import RESAMPLES, compare, holm, table, with_runs
 
 BASELINES = ("real", "real-colour")
 MEAN = "raises the mean"
 SPREAD = "lowers the variability"
 INCLUDES = "The interval includes no effect."
 AGREES = "The interval excludes no effect and every seed agrees."
+RUNS = "The interval over patients excludes no effect, the one that adds the spread over runs does not."
 
 COLUMNS = (
     "arm", "baseline", "budget", "claim", "verdict", "reason", "effect", "no_effect", "estimate", "low", "high",
-    "per_seed", "seeds", "wilcoxon", "holm", "patients", "dropped",
+    "runs_low", "runs_high", "per_seed", "seeds", "wilcoxon", "holm", "patients", "dropped",
 )  # fmt: skip
 
 
@@ -49,9 +51,10 @@ def comparisons(
     Returns
     -------
     One row per (arm, baseline, budget): `kind`, `missing` (list, e.g. "synthetic seed 1"), the columns of
-    `stedm.scores.statistics.compare` and `holm`, its `wilcoxon` corrected for all rows of the kind. Of kind "claim" are
-    arms that use synthetic images against each of `BASELINES`; of kind "reference" what the paper does not claim:
-    colour augmentation or pseudo-labels against none, all labels against some.
+    `stedm.scores.statistics.compare`; `holm`, its `wilcoxon` corrected for all rows of the kind; `runs_low` and
+    `runs_high`, the difference's interval with the spread over runs (`stedm.scores.statistics.with_runs`), None where
+    unknown. Of kind "claim" are arms that use synthetic images against each of `BASELINES`; of kind "reference" what
+    the paper does not claim: colour augmentation or pseudo-labels against none, all labels against some.
     """
     planned = runs(patients, expected)
     arms = order({arm for arm, _ in planned})
@@ -71,6 +74,9 @@ def comparisons(
         family = [row for row in rows if row["kind"] == kind]
         for row, corrected in zip(family, holm([row["wilcoxon"] for row in family]), strict=True):
             row["holm"] = corrected
+        ends = with_runs(family, len({(row["arm"], row["budget"]) for row in family}))
+        for row, own in zip(family, ends, strict=True):
+            row["runs_low"], row["runs_high"] = own or (None, None)
     return pd.DataFrame(rows)
 
 
@@ -114,7 +120,7 @@ def _judge(found: dict, claim: str) -> dict:
         "effect": "difference of means" if claim == MEAN else "ratio of standard deviations",
     }
     row |= {"no_effect": no_effect, "estimate": found[name], "low": low, "high": high, "per_seed": seeds}
-    row |= {key: found[key] if claim == MEAN else None for key in ("wilcoxon", "holm")}
+    row |= {key: found[key] if claim == MEAN else None for key in ("wilcoxon", "holm", "runs_low", "runs_high")}
     row = {key: None if isinstance(value, float) and _none(value) else value for key, value in row.items()}
     row["verdict"], row["reason"] = _verdict(found, name, no_effect, sign)
     return row
@@ -144,6 +150,8 @@ def _verdict(found: dict, name: str, no_effect: float, sign: int) -> tuple[str, 
             "undecided",
             f"The interval excludes no effect, but seed {' and '.join(against)} does not agree.",
         )
+    if name == "difference" and not _none(found["runs_low"]) and found["runs_low"] <= 0 <= found["runs_high"]:
+        return "undecided", RUNS
     if len(seeds) == 1:
         return (
             verdict,

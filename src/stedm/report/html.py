@@ -130,6 +130,9 @@ def claim_groups(claims: pd.DataFrame) -> list[dict]:
                 {**row, "x": row["estimate"], "x_low": row["low"], "x_high": row["high"]}, "x", sign=sign
             ),
             "seeds": seeds(row["per_seed"], sign=sign),
+            "runs": f"[{number(row['runs_low'], sign=True)}, {number(row['runs_high'], sign=True)}]"
+            if known(row["runs_low"])
+            else "",
             "p": f"{p_value(row['wilcoxon'])} (Holm {p_value(row['holm'])})" if known(row["wilcoxon"]) else "",
             "bar": bar,
         }

@@ -14,7 +14,7 @@ worst
 
 Intervals resample patients, jointly over seeds and over both arms of a comparison. They cover the choice of test
 patients alone. The value per seed beside them shows what training decides, and the draw of labels where each seed has
-its own.
+its own; a difference of means has a second interval that covers that too (`with_runs`).
 
 The interval is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
 The American Statistician 69(4), section 5.3), which widens the percentile interval as Student's t does, with one
@@ -261,6 +261,43 @@ def _wilcoxon(pairs: np.ndarray) -> float | None:
         return None
     gaps = seed_average(pairs[..., 0]) - seed_average(pairs[..., 1])
     return float(stats.wilcoxon(gaps).pvalue) if np.any(gaps != 0) else None
+
+
+def with_runs(rows: Sequence[dict], distinct: int) -> list[tuple[float, float] | None]:
+    """Widen each comparison's interval of the difference by what another run of training would change.
+
+    An interval over patients takes the trained segmenters as they are. The variance of a difference over seeds is
+    pooled over the comparisons of a table, since one comparison has two or three seeds; that of the mean over a row's
+    seeds, times Student's t, is added to the interval's two sides in squares.
+
+    Parameters
+    ----------
+    rows
+        As `compare` returns them.
+    distinct
+        Number of arms and budgets that are compared: rows that share one are not independent, so the degrees of
+        freedom are at most `distinct` times the seeds less one.
+
+    Returns
+    -------
+    The two ends of each row; None where it has no interval, or no row has two seeds.
+    """
+    several = [row["difference_seeds"] for row in rows if len(row["difference_seeds"]) > 1]
+    several = [values for values in several if None not in values]
+    if not several:
+        return [None] * len(rows)
+    variance = float(np.mean([np.var(values, ddof=1) for values in several]))
+    freedom = min(distinct, len(several)) * (float(np.mean([len(values) for values in several])) - 1)
+    student = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    ends: list[tuple[float, float] | None] = []
+    for row in rows:
+        middle, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+        if low is None:
+            ends.append(None)
+            continue
+        more = student * math.sqrt(variance / len(row["seeds"]))
+        ends.append((middle - math.hypot(middle - low, more), middle + math.hypot(high - middle, more)))
+    return ends
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
