@@ -59,7 +59,7 @@ lint: setup  ## ruff, snakefmt, snakemake --lint
 format: setup  ## format the code
 	@ruff check --fix . && ruff format . && snakefmt Snakefile workflow
 
-docs: setup  ## docs/configuration.md and config/schema.json, from the schema
+docs: setup  ## what is generated of docs/ and config/, and every number that a page shows
 	@stedm docs
 
 lock: setup  ## requirements.lock, from pyproject.toml

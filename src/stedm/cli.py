@@ -131,12 +131,16 @@ def _parser() -> argparse.ArgumentParser:
         help="move outlines by at most so many working pixels to simplify them (default 0.35: no pixel changes sides)",
     )
 
+    crate = verb("crate", "write a finished run as a Workflow Run RO-Crate, for an archive", _run_crate)
+    crate.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    crate.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder of the crate")
+
     doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
     doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
     doctor.add_argument("--slides", nargs="+", type=Path, default=[], metavar="PATH", help="slides of no cohort")
     doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
 
-    verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
+    verb("docs", "write the configuration's reference page and schema, and the numbers that pages show", _run_docs)
     return parser
 
 
@@ -314,6 +318,12 @@ def _run_export(options: argparse.Namespace) -> None:
         tolerance=options.tolerance,
     )
     log.info("wrote %s; %s states the error of each file", options.out, summary)
+
+
+def _run_crate(options: argparse.Namespace) -> None:
+    from stedm.tools.crate import write_crate
+
+    log.info("wrote %s", write_crate(_study(options.config), options.out))
 
 
 def _run_doctor(options: argparse.Namespace) -> None:

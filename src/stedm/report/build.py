@@ -11,6 +11,7 @@ import pandas as pd
 from stedm.report import formats, html, plates, previews
 from stedm.report.claims import runs as planned_runs
 from stedm.report.html import Picture
+from stedm.report.saved import labels_saved
 from stedm.report.style import data_uri
 from stedm.report.tables import build_tables, folds_of
 from stedm.scores.statistics import RESAMPLES
@@ -68,6 +69,8 @@ def build_report(
     out.mkdir(parents=True, exist_ok=True)
     patients = made["patients"].raw
     planned = planned_runs(patients, expected)
+    if (saved := labels_saved(patients, planned, **again)) is not None:
+        made["labels"] = saved
     missing = [
         f"{arm}{_at(budget)}, seed {k}"
         for (arm, budget), seeds in planned.items()
@@ -127,13 +130,16 @@ def _more(made: dict[str, formats.Table], patients: pd.DataFrame) -> list[dict]:
     titles = {
         "comparisons": "Comparisons behind the claims",
         "references": "References: colour augmentation alone, and all labels",
+        "labels": "Effect against label budget",
         "checkpoints": "Best checkpoint beside the last",
         "groups": "Groups of patients",
     }
     if patients["patient"].nunique() <= html.MOST_PATIENTS:
         titles["patients"] = "Patients"
     return [
-        {"title": title, "grid": html.grid_of(made[name])} for name, title in titles.items() if len(made[name].shown)
+        {"title": title, "grid": html.grid_of(made[name])}
+        for name, title in titles.items()
+        if name in made and len(made[name].shown)
     ]
 
 

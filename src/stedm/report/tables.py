@@ -126,8 +126,9 @@ def headline(
     caption = (
         "Foreground IoU on the test patients, last checkpoint. Mean over patients, standard deviation (SD) between "
         "patients (averaged over seeds) and mean of the worst tenth of the patients, each with a 95 % interval over "
-        "patients; the mean of each seed beside it. The interval of the worst decile cannot reach below the worst "
-        "patient seen. Null: patient-seed cells with nothing to find and nothing found, or not scored."
+        "patients; the mean of each seed beside it. The worst tenth are named, the worst first; their interval cannot "
+        "reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, or not "
+        "scored."
     )
     if folds > 1:
         caption += f" Pooled over {folds} folds: each patient is scored by segmenters of the fold that tests it."
@@ -188,8 +189,12 @@ def comparisons(pairs: pd.DataFrame, kind: str) -> Table:
             "Baseline": row["baseline"],
             LABELS: budget_label(row["budget"]),
             "Difference of mean IoU [95 %]": interval(row, "difference", sign=True),
+            "With runs [95 %]": interval(
+                {"x": row["difference"], "x_low": row["runs_low"], "x_high": row["runs_high"]}, "x", sign=True
+            ),
             "Each seed": seeds(row["difference_seeds"], sign=True),
             "Wilcoxon p": p_value(row["wilcoxon"]),
+            "Holm p": p_value(row["holm"]),
             "Ratio of SDs [95 %]": interval(row, "ratio"),
             "Ratio, each seed": seeds(row["ratio_seeds"]),
             "Patients": str(row["patients"]),
@@ -201,13 +206,17 @@ def comparisons(pairs: pd.DataFrame, kind: str) -> Table:
     caption = (
         "Arms compared on the same patients and seeds, last checkpoint: difference of the mean IoU, and ratio of the "
         "standard deviations (SD) between patients (below 1: the arm varies less), each with a paired 95 % interval "
-        "over patients. Left out: patient-seed cells undefined in either arm."
+        "over patients. With runs: the difference's interval with the spread over runs of training added. Holm p: the "
+        "Wilcoxon p corrected for all comparisons of this table; the intervals are of one comparison each. Left out: "
+        "patient-seed cells undefined in either arm."
     )
     if kind == "reference":
         caption = "Comparisons that are no claim of the paper, for reference. " + caption
     headers = {
         "Difference of mean IoU [95 %]": "difference",
+        "With runs [95 %]": "difference",
         "Wilcoxon p": "wilcoxon",
+        "Holm p": "holm",
         "Ratio of SDs [95 %]": "ratio",
         "Patients": "patients",
         "Left out": "dropped",

@@ -12,6 +12,7 @@ import pandas as pd
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
 from stedm.study import Study
+from stedm.tools.reference import write_values
 
 FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv")
 """What is copied of a view, beside its tables and the pictures of its figures."""
@@ -20,7 +21,7 @@ LARGE, WIDEST = 500_000, 1000
 
 
 def record_reference(study: Study) -> Path:
-    """Copy a view's numbers to ``results/reference/<name>/`` and say what made them.
+    """Copy a view's numbers to ``results/reference/<name>/``, say what made them, and fill the pages that show them.
 
     Raises
     ------
@@ -41,8 +42,8 @@ def record_reference(study: Study) -> Path:
     for path in sorted((view / "figures").glob("*.png")):
         _copy_picture(path, out / "figures" / path.name)
     _record_verification(study, view, out)
-    _show_in_readme(study, view)
     write_text(out / "made-by.json", json.dumps(_made_by(study), indent=1, sort_keys=True) + "\n")
+    write_values(study.root)
     return out
 
 
@@ -74,8 +75,8 @@ def record_again(study: Study) -> Path:
         shutil.copytree(view / "tables", out / "tables", dirs_exist_ok=True)
         for path in sorted((view / "figures").glob("*.png")):
             _copy_picture(path, out / "figures" / path.name)
-    _show_in_readme(study, out)
     _record_tolerances(out, scores)
+    write_values(study.root)
     return out
 
 
@@ -113,25 +114,6 @@ def _copy_picture(path: Path, out: Path) -> None:
         picture = picture.convert("RGB")
         picture.thumbnail((WIDEST, 2 * WIDEST), Image.Resampling.LANCZOS)
         picture.save(out, optimize=True)
-
-
-def _show_in_readme(study: Study, view: Path) -> None:
-    """Put headline table and claims between the README's markers for this run, where it has them."""
-    path, name = study.root / "README.md", study.config.name
-    start, end = f"<!-- results of {name}: written by `stedm record` -->", "<!-- end of results -->"
-    text = path.read_text() if path.is_file() else ""
-    before, found, rest = text.partition(start)
-    if found:
-        after = rest.partition(end)[2]
-        shown = f"\n```text\n{_headline(view)}\n```\n"
-        write_text(path, before + start + shown + end + after)
-
-
-def _headline(view: Path) -> str:
-    from stedm.report import headline_text
-
-    # The last line says where the report lies on this machine.
-    return headline_text(view).rpartition("\n")[0].rstrip()
 
 
 def _made_by(study: Study) -> dict[str, object]:

@@ -11,17 +11,36 @@ from pydantic_core import PydanticUndefined
 
 from stedm.config import ARMS, DEFAULT_ARMS, Config
 from stedm.provenance import write_text
+from stedm.tools.values import fill, marked
+from stedm.tools.values import pages as pages_of
 
 
 def write_reference(root: Path) -> list[Path]:
-    """Write ``docs/configuration.md`` and ``config/schema.json``; return their paths."""
+    """Write ``docs/configuration.md`` and ``config/schema.json``, and the numbers of other pages; return the paths.
+
+    Raises
+    ------
+    UserError
+        If a page asks for a number that is not there (see :mod:`stedm.tools.values`).
+    """
     pages = {
         root / "docs" / "configuration.md": render_page(),
         root / "config" / "schema.json": render_schema(),
     }
     for path, text in pages.items():
         write_text(path, text)
-    return list(pages)
+    return [*pages, *write_values(root)]
+
+
+def write_values(root: Path) -> list[Path]:
+    """Fill the marked places of all pages; return the pages that have some."""
+    found = []
+    for path in pages_of(root):
+        text = fill(path, root)
+        if marked(text) != text:
+            found.append(path)
+            write_text(path, text)
+    return found
 
 
 def render_schema() -> str:
