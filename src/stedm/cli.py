@@ -90,12 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         ("report", "write tables, figures, claims and the report", _run_report),
         ("headline", "print the headline table of a finished run", _run_headline),
         ("search", "compare strengths of colour augmentation on training patients", _run_search),
-        ("record", "copy a run's results to results/reference", _run_record),
         ("plan", "list the runs that a configuration needs", _run_plan),
         ("check", "check a configuration and print it with all defaults", _run_check),
         ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    record = verb("record", "copy a run's results to results/reference", _run_record)
+    record.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    record.add_argument("--again", action="store_true", help="only make what follows from the recorded scores anew")
     fetch = verb("fetch", "say where a cohort comes from, and download it", _run_fetch)
     fetch.add_argument("config", type=Path, help="configuration, such as config/flowers.yaml")
     fetch.add_argument("--yes", action="store_true", help="consent to licence and size, and download")
@@ -239,9 +241,9 @@ def _run_search(options: argparse.Namespace) -> None:
 
 
 def _run_record(options: argparse.Namespace) -> None:
-    from stedm.tools.record import record_reference
+    from stedm.tools.record import record_again, record_reference
 
-    log.info("recorded %s", record_reference(_plan(options.config)))
+    log.info("recorded %s", (record_again if options.again else record_reference)(_plan(options.config)))
 
 
 def _run_plan(options: argparse.Namespace) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
 
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
@@ -41,6 +44,56 @@ def record_reference(plan: Plan) -> Path:
     write_text(out / "made-by.json", json.dumps(_made_by(plan), indent=1, sort_keys=True) + "\n")
     write_values(plan.root)
     return out
+
+
+def record_again(plan: Plan) -> Path:
+    """Make tables, claims and figures of a recorded result anew from its recorded scores, as the code is now.
+
+    Scores, figures of images and ``made-by.json`` stay; so do the counts of validation labels, which no score tells.
+
+    Raises
+    ------
+    UserError
+        If the result has not been recorded.
+    """
+    from stedm.report import build_report
+
+    out = plan.root / "results" / "reference" / plan.config.name
+    if not (out / "scores.parquet").is_file():
+        raise UserError(f"{out}/scores.parquet: missing; record a finished run with `stedm record` first.")
+    scores = pd.read_parquet(out / "scores.parquet").astype({"budget": "Int64"})
+    settings = plan.config.report
+    with TemporaryDirectory(dir=out.parent) as folder:
+        view = Path(folder)
+        build_report(
+            out=view,
+            title=plan.config.name,
+            scores=scores,
+            runs=_validation_labels(out),
+            ledger=[],
+            expected=[run.facts for run in plan.segmenters],
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
+        shutil.copyfile(view / "claims.csv", out / "claims.csv")
+        shutil.rmtree(out / "tables")
+        shutil.copytree(view / "tables", out / "tables")
+        for path in sorted((view / "figures").glob("*.png")):
+            _copy_picture(path, out / "figures" / path.name)
+    write_values(plan.root)
+    return out
+
+
+def _validation_labels(reference: Path) -> list[dict[str, object]]:
+    """Return what the recorded table of checkpoints says of each arm's validation labels, as runs of a report."""
+    table = pd.read_csv(reference / "tables" / "checkpoints.csv", dtype={"validation_labels": str})
+    return [
+        {"stage": "segmenter", "id": "", "folder": reference, "arm": row.arm, "budget": row.budget}
+        | {"validation_labels": int(number), "provenance": None}
+        for row in table.itertuples()
+        for number in str(row.validation_labels).split(";")
+        if number.isdigit()
+    ]
 
 
 def _copy_picture(path: Path, out: Path) -> None:
