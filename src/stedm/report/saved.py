@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stedm.report.arms import has_budget, order, uses_synthetic
-from stedm.report.claims import BASELINES
+from stedm.report.claims import baselines
 from stedm.report.formats import Table
 from stedm.scores.statistics import LEVEL, MIN_PATIENTS, RESAMPLES, seed_average, table
 
@@ -51,7 +51,7 @@ def labels_saved(patients: pd.DataFrame, planned: dict, *, resamples: int = RESA
     budgets = sorted({budget for arm, budget in planned if has_budget(arm) and budget is not None})
     rows = []
     for arm in order({arm for arm, _ in planned if uses_synthetic(arm)}):
-        for baseline in BASELINES:
+        for baseline in baselines(arm):
             for budget in budgets:
                 sides = [(baseline, other) for other in budgets if (baseline, other) in planned]
                 if (arm, budget) in planned and len(sides) > 1:
