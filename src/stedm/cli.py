@@ -139,6 +139,13 @@ def _start_log(path: Path | None) -> None:
         log.addHandler(kept)
 
 
+def _studies(path: Path):
+    from stedm.config import load_configs
+    from stedm.study import Studies
+
+    return Studies(load_configs(path))
+
+
 def _study(path: Path):
     from stedm.config import load_config
     from stedm.study import Study
@@ -149,7 +156,7 @@ def _study(path: Path):
 def _run_stage(options: argparse.Namespace) -> None:
     from stedm import stages
 
-    plan, run = _study(options.config).find(options.stage, options.id)
+    plan, run = _studies(options.config).having(options.stage, options.id).find(options.stage, options.id)
     if options.stage == "synthetic":
         stages.make_synthetic(plan, run, options.part)
     else:

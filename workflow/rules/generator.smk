@@ -10,10 +10,10 @@ rule generator:
     priority: 20
     conda:
         "../../environment.yaml"
-    threads: EXECUTION.threads
+    threads: execution("generator", threads_of)
     resources:
-        settings=RESOLVED,
-        gpu=gpus(),
+        settings=resolved("generator"),
+        gpu=execution("generator", gpus),
         mem_mb=4000,
         runtime=2880,
     params:

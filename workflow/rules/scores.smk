@@ -10,7 +10,7 @@ rule scores:
     conda:
         "../../environment.yaml"
     resources:
-        settings=RESOLVED,
+        settings=resolved("scores"),
         mem_mb=2000,
         runtime=60,
     params:
