@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     def stage(name: str) -> argparse.ArgumentParser:
         added = verb(name, STAGES[name], _run_stage)
         added.add_argument("config", type=Path, help="configuration, such as results/demo/config.yaml")
-        added.add_argument("id", help="run, as `stedm plan CONFIG` lists it")
+        added.add_argument("id", help="run, as `stedm plan CONFIG --runs` lists it")
         added.set_defaults(stage=name)
         return added
 
@@ -91,11 +91,13 @@ def _parser() -> argparse.ArgumentParser:
         ("headline", "print the headline table of a finished run", _run_headline),
         ("search", "compare strengths of colour augmentation on training patients", _run_search),
         ("record", "copy a run's results to results/reference", _run_record),
-        ("plan", "list the runs that a configuration needs", _run_plan),
         ("check", "check a configuration and print it with all defaults", _run_check),
         ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    plan = verb("plan", "say what would run for a configuration, and what it takes", _run_plan)
+    plan.add_argument("config", type=Path, help="configuration, such as config/paper.yaml")
+    plan.add_argument("--runs", action="store_true", help="list the runs instead, and which are done")
     fetch = verb("fetch", "say where a cohort comes from, and download it", _run_fetch)
     fetch.add_argument("config", type=Path, help="configuration, such as config/flowers.yaml")
     fetch.add_argument("--yes", action="store_true", help="consent to licence and size, and download")
@@ -248,8 +250,10 @@ def _run_record(options: argparse.Namespace) -> None:
 
 def _run_plan(options: argparse.Namespace) -> None:
     from stedm.tools.listing import list_runs
+    from stedm.tools.pricing import price
 
-    print(list_runs(_study(options.config)))
+    studies = _studies(options.config)
+    print("\n".join(map(list_runs, studies.all)) if options.runs else price(studies))
 
 
 def _run_check(options: argparse.Namespace) -> None:

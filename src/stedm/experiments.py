@@ -22,7 +22,7 @@ _FACTOR = re.compile(r"x(\d+(?:\.\d+)?)")
 class Variant:
     """One combination of an experiment's values."""
 
-    values: dict[str, AxisValue]
+    chosen: dict[str, AxisValue]
     """Dotted keys and values, as the experiment states them."""
     config: Config
     """The configuration with these values, and the arms and budgets of the experiment."""

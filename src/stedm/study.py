@@ -18,7 +18,7 @@ from stedm.runs import Plan, Run
 class VariantRuns:
     """One combination of an experiment's values, with a plan for each split."""
 
-    values: dict[str, AxisValue]
+    chosen: dict[str, AxisValue]
     plans: list[Plan]
 
     @cached_property
@@ -74,7 +74,7 @@ class Study:
         for one in found:
             configs = [one.config.model_copy(update={"cohort": plan.config.cohort}) for plan in self.plans]
             plans = [plan.varied(config) for plan, config in zip(self.plans, configs, strict=True)]
-            made.append(VariantRuns(one.values, plans))
+            made.append(VariantRuns(one.chosen, plans))
         return ExperimentRuns(experiment, made, invalid)
 
     def _check_fold(self, fold: Plan, column: str) -> None:
@@ -200,5 +200,7 @@ class Studies:
         if found is None:
             if len(self.all) == 1:
                 self.all[0].find(stage, name)
-            raise UserError(f"{stage}: none of the configurations has a run {name!r}; `stedm plan` lists them.")
+            raise UserError(
+                f"{stage}: none of the configurations has a run {name!r}; `stedm plan CONFIG --runs` lists them."
+            )
         return found

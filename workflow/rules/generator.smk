@@ -15,6 +15,7 @@ rule generator:
         settings=resolved("generator"),
         gpu=execution("generator", gpus),
         mem_mb=4000,
+        disk_mb=4000,
         runtime=2880,
     params:
         code=fingerprint("stedm.generator"),

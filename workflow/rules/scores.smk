@@ -12,6 +12,7 @@ rule scores:
     resources:
         settings=resolved("scores"),
         mem_mb=2000,
+        disk_mb=10,
         runtime=60,
     params:
         code=fingerprint("stedm.scores.count"),

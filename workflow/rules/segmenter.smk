@@ -14,6 +14,7 @@ rule segmenter:
         settings=resolved("segmenter"),
         gpu=execution("segmenter", gpus),
         mem_mb=4000,
+        disk_mb=1000,
         runtime=1440,
     params:
         code=fingerprint("stedm.segmenter"),

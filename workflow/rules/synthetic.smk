@@ -15,6 +15,7 @@ rule synthetic:
         settings=resolved("synthetic"),
         gpu=execution("synthetic", gpus),
         mem_mb=4000,
+        disk_mb=4000,
         runtime=1440,
     params:
         code=fingerprint("stedm.synthetic"),
