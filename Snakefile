@@ -28,14 +28,14 @@ report: "workflow/report/workflow.rst"
 rule all:
     default_target: True
     input:
-        rules.report.output,
+        expand(rules.report.output, name=NAMES),
 
 
 rule cut:
     input:
-        sums(study.tiles),
+        [path for study in studies.all for path in sums(study.tiles)],
 
 
 rule search:
     input:
-        rules.colour_search.output,
+        expand(rules.colour_search.output, name=NAMES),

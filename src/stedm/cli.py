@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     def stage(name: str) -> argparse.ArgumentParser:
         added = verb(name, STAGES[name], _run_stage)
         added.add_argument("config", type=Path, help="configuration, such as results/demo/config.yaml")
-        added.add_argument("id", help="run, as `stedm plan CONFIG` lists it")
+        added.add_argument("id", help="run, as `stedm plan CONFIG --runs` lists it")
         added.set_defaults(stage=name)
         return added
 
@@ -95,7 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, text, run in (
         ("headline", "print the headline table of a finished run", _run_headline),
         ("search", "compare strengths of colour augmentation on training patients", _run_search),
-        ("plan", "list the runs that a configuration needs", _run_plan),
         ("check", "check a configuration and print it with all defaults", _run_check),
         ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
@@ -114,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--sign", action="store_true", help="append who, when, commit and machine to REPRODUCED.md")
     verify.add_argument("--out", type=Path, metavar="DIR", help="folder of verification.json and .html")
 
+    plan = verb("plan", "say what would run for a configuration, and what it takes", _run_plan)
+    plan.add_argument("config", type=Path, help="configuration, such as config/paper.yaml")
+    plan.add_argument("--runs", action="store_true", help="list the runs instead, and which are done")
     fetch = verb("fetch", "say where a cohort comes from, and download it", _run_fetch)
     fetch.add_argument("config", type=Path, help="configuration, such as config/flowers.yaml")
     fetch.add_argument("--yes", action="store_true", help="consent to licence and size, and download")
@@ -161,6 +163,13 @@ def _start_log(path: Path | None) -> None:
         log.addHandler(kept)
 
 
+def _studies(path: Path):
+    from stedm.config import load_configs
+    from stedm.study import Studies
+
+    return Studies(load_configs(path))
+
+
 def _study(path: Path):
     from stedm.config import load_config
     from stedm.study import Study
@@ -171,7 +180,7 @@ def _study(path: Path):
 def _run_stage(options: argparse.Namespace) -> None:
     from stedm import stages
 
-    plan, run = _study(options.config).find(options.stage, options.id)
+    plan, run = _studies(options.config).having(options.stage, options.id).find(options.stage, options.id)
     if options.stage == "synthetic":
         stages.make_synthetic(plan, run, options.part)
     else:
@@ -273,8 +282,10 @@ def _run_verify(options: argparse.Namespace) -> None:
 
 def _run_plan(options: argparse.Namespace) -> None:
     from stedm.tools.listing import list_runs
+    from stedm.tools.pricing import price
 
-    print(list_runs(_study(options.config)))
+    studies = _studies(options.config)
+    print("\n".join(map(list_runs, studies.all)) if options.runs else price(studies))
 
 
 def _run_check(options: argparse.Namespace) -> None:

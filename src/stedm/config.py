@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -31,14 +31,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
+Model = TypeVar("Model", bound=Section)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
+EXPERIMENTS = Path("config") / "experiments"
+"""Folder of the experiments, relative to the project's root."""
 PRESETS = Path("config") / "presets"
 """Folder of the presets, relative to the project's root."""
 PRESET_SECTIONS = ("generator", "synthetic", "segmenter")
-"""What a preset may set: how models are made, never on which data."""
+"""What a preset may set, and an experiment vary: how models are made, never on which data."""
 
 
 class CohortConfig(Section):
@@ -238,6 +241,9 @@ class GeneratorConfig(Section):
     """Train on tiles of unlabelled patients too, with the null layout."""
     unlabelled_share: Fraction = 0.5
     """Share of the samples drawn from unlabelled patients, where `unlabelled` is on."""
+    see_styles: bool = True
+    """Train on the unlabelled patients that give styles (`synthetic.style_share`), too; without, their styles are
+    unseen."""
     foreground_share: Fraction = 0.5
     """Share of the labelled samples drawn from tiles with foreground."""
     colour_jitter: Annotated[float, Field(ge=0)] = 0.2
@@ -281,6 +287,8 @@ class SyntheticConfig(Section):
     """Layouts get a random scale, shift, rotation and shear beside flips."""
     foreground_share: Fraction = 0.7
     """Share of the layouts drawn from tiles with foreground; the rest from any tile."""
+    style_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the unlabelled patients, at least one, whose styles are drawn."""
 
 
 class MeanTeacherConfig(Section):
@@ -427,7 +435,81 @@ ARMS: dict[str, Arm] = {
     "oracle": Arm(all_labels=True),
     "oracle-colour": Arm(all_labels=True, colour=True),
 }
+
+
+def check_arms(arms: list[str]) -> list[str]:
+    """Return names of arms if each is known and stands once."""
+    for arm in arms:
+        if arm not in ARMS:
+            raise ValueError(f"unknown arm {arm!r}; there are {', '.join(ARMS)}")
+    return check_once(arms)
+
+
+def check_once(values: list) -> list:
+    """Return values if each stands once."""
+    if len(set(values)) != len(values):
+        raise ValueError(f"an entry stands twice in {values}")
+    return values
+
+
 DEFAULT_ARMS = ["real", "real-colour", "synthetic", "synthetic-null", "synthetic-colour", "oracle", "oracle-colour"]
+
+
+SAMPLINGS: dict[str, tuple[str, ...]] = {
+    "flowers": ("none", "augmented"),
+    "her2": ("none", "nearby", "multi-patch"),
+    "catch": ("none", "nearby", "multi-patch"),
+    "phantom": ("none", "nearby", "multi-patch"),
+}
+"""Style samplings that mean something in a cohort: a photograph has no second tile of the same slide, and a slide's
+tile need not be its own style. Cohorts of users' own are free."""
+
+
+def style_fault(cohort: str, sampling: str, aggregation: str) -> str | None:
+    """Say why a style sampling and an aggregation are no valid combination for a cohort; None if they are."""
+    valid = SAMPLINGS.get(cohort)
+    if valid is not None and sampling not in valid:
+        return f"the sampling {sampling} is none of {cohort}'s, which are {', '.join(valid)}"
+    if aggregation != "mean" and sampling != "multi-patch":
+        return f"the aggregation {aggregation} belongs to the sampling multi-patch, not to {sampling}"
+    return None
+
+
+AxisValue = bool | int | float | str
+
+
+class Experiment(Section):
+    """One table and figure: what is varied, and in which arms it is looked at."""
+
+    name: Name
+    """Name of its file in `config/experiments/`, which does not state it."""
+    title: str
+    """Title of its table."""
+    question: str
+    """What it asks, in one sentence."""
+    cohorts: Annotated[list[Name], Field(min_length=1)]
+    """Cohorts to which it applies."""
+    arms: Annotated[list[str], Field(min_length=1)]
+    """Ways to train a segmenter that are compared; without axes, each with the first."""
+    budgets: Literal["smallest", "all"] = "smallest"
+    """Label budgets of the run at which it is looked at."""
+    axes: dict[str, Annotated[list[AxisValue], Field(min_length=1)]] = {}
+    """Settings that vary, as dotted keys (`synthetic.guidance`) with their values; `x0.5` is half the run's own
+    number. All valid combinations are run; each is compared with the first of them."""
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, arms: list[str]) -> list[str]:
+        return check_arms(arms)
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_fit(cls, axes: dict[str, list[AxisValue]]) -> dict[str, list[AxisValue]]:
+        for key, values in axes.items():
+            if key.split(".")[0] not in PRESET_SECTIONS:
+                raise ValueError(f"{key!r} is no setting of {', '.join(PRESET_SECTIONS)}, which alone can vary")
+            check_once(values)
+        return axes
 
 
 class Config(Section):
@@ -451,6 +533,8 @@ class Config(Section):
     segmenter alone; by default each seed has its own."""
     arms: Annotated[list[str], Field(min_length=1)] = DEFAULT_ARMS
     """Ways to train a segmenter that are compared."""
+    experiments: list[Name | Experiment] = []
+    """Names of files in `config/experiments/`, each a table and a figure of the report, whose runs are made too."""
     generator: GeneratorConfig = GeneratorConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
@@ -460,17 +544,27 @@ class Config(Section):
     @field_validator("arms")
     @classmethod
     def _known_arms(cls, arms: list[str]) -> list[str]:
-        for arm in arms:
-            if arm not in ARMS:
-                raise ValueError(f"unknown arm {arm!r}; there are {', '.join(ARMS)}")
-        return arms
+        return check_arms(arms)
 
-    @field_validator("arms", "seeds", "budgets")
+    @field_validator("seeds", "budgets")
     @classmethod
     def _no_duplicates(cls, values: list) -> list:
-        if len(set(values)) != len(values):
-            raise ValueError(f"an entry stands twice in {values}")
-        return values
+        return check_once(values)
+
+    @field_validator("experiments")
+    @classmethod
+    def _each_once(cls, experiments: list) -> list:
+        check_once([one if isinstance(one, str) else one.name for one in experiments])
+        return experiments
+
+    @model_validator(mode="after")
+    def _style_fits(self) -> Config:
+        style = self.generator.style
+        if fault := style_fault(self.cohort.name, style.sampling, style.aggregation):
+            raise ValueError(f"generator.style: {fault}")
+        if self.generator.unlabelled and not self.generator.see_styles and self.synthetic.style_share == 1:
+            raise ValueError("generator.see_styles false needs synthetic.style_share below 1: some must be seen")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
@@ -496,6 +590,36 @@ class Config(Section):
         return self
 
 
+class Collection(Section):
+    """Several runs in one workflow: each is a configuration, with a view of its own in `results/<name>-<its name>/`."""
+
+    name: Name
+    """Name of the collection, which stands before the names of its runs."""
+    include: Annotated[list[Path], Field(min_length=1)]
+    """Configurations, relative to the project's root."""
+    experiments: list[Name | Experiment] = []
+    """Names of files in `config/experiments/`; each is part of the runs to whose cohorts it applies."""
+
+
+def parse_configs(values: dict[str, Any], source: str = "the configuration") -> list[Config]:
+    """Check plain values that are one run, or that include several; errors are those of :func:`parse_config`."""
+    if "include" not in values:
+        return [parse_config(values, source)]
+    both = validated(Collection, values, source)
+    experiments = [_read_experiment(one, source) for one in both.experiments]
+    runs, used = [], set()
+    for path in both.include:
+        own = read_yaml(path)
+        cohort = own.get("cohort", {}).get("name") if isinstance(own.get("cohort"), dict) else None
+        fitting = [one for one in experiments if cohort in one.cohorts]
+        used |= {one.name for one in fitting}
+        added = {"name": f"{both.name}-{own.get('name')}", "experiments": [*own.get("experiments", []), *fitting]}
+        runs.append(parse_config(own | added, f"{path} (included by {source})"))
+    if idle := [one.name for one in experiments if one.name not in used]:
+        raise UserError(f"{source}: experiments: {idle[0]!r} applies to none of the cohorts included; leave it out.")
+    return runs
+
+
 def parse_config(values: dict[str, Any], source: str = "the configuration") -> Config:
     """Check plain values against the schema; the preset that they name holds where they are silent.
 
@@ -506,10 +630,35 @@ def parse_config(values: dict[str, Any], source: str = "the configuration") -> C
     """
     if isinstance(name := values.get("preset"), str):
         values = _merged(_read_preset(name, source), values)
+    if isinstance(named := values.get("experiments"), list):
+        values = values | {"experiments": [_read_experiment(one, source) for one in named]}
+    config = validated(Config, values, source)
+    for experiment in config.experiments:
+        if config.cohort.name not in experiment.cohorts:
+            raise UserError(
+                f"{source}: experiments: {experiment.name!r} is of the cohorts {', '.join(experiment.cohorts)}, not of "
+                f"{config.cohort.name}; leave it out."
+            )
+    return config
+
+
+def validated(model: type[Model], values: dict[str, Any], source: str) -> Model:
+    """Check plain values against a section of the schema, or raise a UserError that names `source`."""
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {describe(error)}") from None
+
+
+def _read_experiment(one: Any, source: str) -> Any:
+    """Read the experiment of a name; anything else is what a resolved configuration holds, or left to the schema."""
+    if not isinstance(one, str):
+        return one
+    path = EXPERIMENTS / f"{one}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.yaml"))) or "none"
+        raise UserError(f"{source}: experiments: {path} does not exist; there are {known}.")
+    return validated(Experiment, read_yaml(path) | {"name": one}, str(path))
 
 
 def _read_preset(name: str, source: str) -> dict[str, Any]:
@@ -517,7 +666,7 @@ def _read_preset(name: str, source: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml"))) or "none"
         raise UserError(f"{source}: preset: {path} does not exist; there are {known}.")
-    values = _read_yaml(path)
+    values = read_yaml(path)
     if surplus := sorted(set(values) - set(PRESET_SECTIONS)):
         raise UserError(
             f"{path}: {surplus[0]!r} is none of {', '.join(PRESET_SECTIONS)}; move it to the run's own file."
@@ -549,18 +698,28 @@ def describe(error: ValidationError) -> str:
     return f"{place}: {message[0].lower()}{message[1:]}{shown}."
 
 
+def load_configs(path: Path) -> list[Config]:
+    """Read a YAML file that is one run or includes several; errors are those of :func:`load_config`."""
+    return parse_configs(read_yaml(path), str(path))
+
+
 def load_config(path: Path) -> Config:
     """Read a YAML file and check it.
 
     Raises
     ------
     UserError
-        If the file is missing, is no YAML mapping, or does not fit the schema.
+        If the file is missing, is no YAML mapping, does not fit the schema, or includes several runs.
     """
-    return parse_config(_read_yaml(path), str(path))
+    values = read_yaml(path)
+    if "include" in values:
+        views = ", ".join(f"results/{one.name}/config.yaml" for one in parse_configs(values, str(path)))
+        raise UserError(f"{path}: includes several runs; name one, which the workflow writes as it starts: {views}.")
+    return parse_config(values, str(path))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that is a mapping; a UserError says what is wrong with another."""
     import yaml
 
     try:

@@ -7,6 +7,8 @@ threads, workers, jobs) is no part of it.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from stedm.cohort import Slide, labelled_patients, load_cohort, read_manifest
 from stedm.cohort.base import SPLITS
+from stedm.cohort.budget import drawn_order
 from stedm.cohort.dvc import tracked
 from stedm.config import ARMS, Config
 from stedm.errors import UserError
@@ -65,23 +68,40 @@ class Plan:
 
     def __init__(self, config: Config, root: Path = Path(), *, fold: int = 0, tiles: Run | None = None) -> None:
         self.config, self.root, self.fold, self._tiles = config, Path(root), fold, tiles
+        self._labelled: dict[tuple[int | None, int], list[str]] = {}
         self.slides: list[Slide] = read_manifest(self.root / config.cohort.manifest, config.cohort.split)
         self.data = load_cohort(config.cohort, self.root)
         for split in ("train", "test"):
             if not self.patients(split):
                 raise UserError(f"{config.cohort.manifest}: no slide has the split {split!r}; add some.")
-        for budget in config.budgets:
-            for seed in config.seeds:
-                self._checked_draw(budget, self.draw(seed))
+        self.check(config.arms)
 
-    def _checked_draw(self, budget: int, seed: int) -> None:
-        labelled = self.labelled(budget, seed)
-        needed = any(ARMS[arm].needs_unlabelled for arm in self.config.arms)
-        if needed and not self.unlabelled(labelled):
-            raise UserError(
-                f"budgets: with {budget} labelled patients of each class every training patient of "
-                f"{self.config.cohort.manifest} is labelled, so no unlabelled patient is left; lower it."
-            )
+    def check(self, arms: Iterable[str]) -> None:
+        """Check that every budget leaves the unlabelled patients that arms need; else raise a UserError."""
+        needed = any(ARMS[arm].needs_unlabelled for arm in arms)
+        for budget in self.config.budgets:
+            for seed in self.config.seeds:
+                labelled = self.labelled(budget, self.draw(seed))
+                if needed and not self.unlabelled(labelled):
+                    raise UserError(
+                        f"budgets: with {budget} labelled patients of each class every training patient of "
+                        f"{self.config.cohort.manifest} is labelled, so no unlabelled patient is left; lower it."
+                    )
+
+    def varied(self, config: Config) -> Plan:
+        """Return a plan of the same patients and tiles whose models and arms are those of another configuration.
+
+        Raises
+        ------
+        UserError
+            If a budget leaves too few unlabelled patients.
+        """
+        plan = copy.copy(self)
+        plan.config = config
+        for name in ("segmenters", "searched", "all"):
+            vars(plan).pop(name, None)
+        plan.check(config.arms)
+        return plan
 
     # ---- patients
 
@@ -95,15 +115,32 @@ class Plan:
 
     def labelled(self, budget: int | None, seed: int) -> list[str]:
         """Return the labelled patients of a budget and seed; all training patients for None."""
-        return labelled_patients(self.slides, budget, self.draw(seed))
+        key = budget, self.draw(seed)
+        if key not in self._labelled:
+            self._labelled[key] = labelled_patients(self.slides, *key)
+        return self._labelled[key]
 
     def unused(self, labelled: list[str]) -> list[str]:
         """Return the training patients that have labels and are not among the labelled ones."""
         return sorted(set(self.patients("train")) - set(labelled))
 
     def unlabelled(self, labelled: list[str]) -> list[str]:
-        """Return the patients that give styles: the unused ones, and those of the split `unlabelled`."""
+        """Return the patients without labels: the unused ones, and those of the split `unlabelled`."""
         return sorted([*self.unused(labelled), *self.patients("unlabelled")])
+
+    def styles(self, labelled: list[str], seed: int) -> list[str]:
+        """Return the patients that give styles: of the unlabelled ones the configuration's share, drawn by a seed."""
+        unlabelled, share = self.unlabelled(labelled), self.config.synthetic.style_share
+        if share == 1:
+            return unlabelled
+        return sorted(drawn_order(unlabelled, self.draw(seed))[: max(1, round(share * len(unlabelled)))])
+
+    def seen(self, labelled: list[str], seed: int) -> list[str]:
+        """Return the unlabelled patients whose tiles train the generator."""
+        unlabelled = self.unlabelled(labelled)
+        if self.config.generator.see_styles:
+            return unlabelled
+        return sorted(set(unlabelled) - set(self.styles(labelled, seed)))
 
     @cached_property
     def _who(self) -> dict[str, Any]:
@@ -167,6 +204,10 @@ class Plan:
         config, style = self.config.generator, self.config.generator.style
         labelled = self.labelled(budget, seed)
         settings = {"generator": config.model_dump(mode="json"), "labelled": labelled, "seed": seed, **self._who}
+        # Written where it holds only, so that other generators keep their identities.
+        del settings["generator"]["see_styles"]
+        if config.unlabelled and not config.see_styles:
+            settings["unlabelled"] = self.seen(labelled, seed)
         slug = f"k{budget}-s{seed}-{style.sampling}-{style.aggregation}"
         inputs = {"tiles": self.tiles} | ({"autoencoder": self.autoencoder} if self.autoencoder else {})
         return self._run("generator", slug, settings, inputs, {"budget": budget, "seed": seed})
@@ -175,6 +216,8 @@ class Plan:
         """The synthetic images of a budget, seed and style sampling (``none``: the null style)."""
         config, seed = self.config.synthetic, self.draw(seed)
         settings = {"synthetic": config.model_dump(mode="json"), "sampling": sampling, "seed": seed}
+        if config.style_share == 1 or sampling == "none":
+            del settings["synthetic"]["style_share"]
         return self._run(
             "synthetic",
             f"k{budget}-s{seed}-{sampling}",

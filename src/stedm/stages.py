@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def make_generator(plan: Plan, run: Run) -> None:
             making,
             store=TileStore(tiles),
             labelled=labelled,
-            unlabelled=plan.unlabelled(labelled),
+            unlabelled=plan.seen(labelled, run.facts["seed"]),
             config=settings,
             seed=run.facts["seed"],
             device=config.execution.device,
@@ -143,7 +144,7 @@ def _draw(plan: Plan, run: Run, part: int, jobs: int) -> None:
         store=inputs["tiles"],
         generator=inputs["generator"],
         labelled=tuple(labelled),
-        unlabelled=tuple(plan.unlabelled(labelled)),
+        unlabelled=tuple(plan.styles(labelled, run.facts["seed"])),
         sampling=run.facts["sampling"],
         seed=run.facts["seed"],
         config=config.synthetic,
@@ -233,20 +234,30 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
     title = config.title or config.name
     if recorded:
         title, out = f"{title}, as recorded", study.root / "results" / "review" / config.name
-        scores = _read_scores(study.root / "results" / "reference" / config.name)
+        scores, experiments = _read_scores(study.root / "results" / "reference" / config.name), []
     else:
-        scores = pd.concat([_read_scores(run.folder) for run in study.scores], ignore_index=True)
+        read = {run.id: _read_scores(run.folder) for _, run in study.scored}
+        scores = pd.concat([read[run.id] for run in study.scores], ignore_index=True)
+        experiments = _described_experiments(study, read)
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
+    if experiments:
+        with replacing(out / "experiments.parquet") as beside:
+            _one_table(experiments).to_parquet(beside, index=False)
     expected = [run.facts for run in study.scores]
+    own = _described_runs(study, study.scores)
+    # Those of the configuration's arms come first.
+    others = _described_runs(study, [run for _, run in study.scored])[len(own) :]
     try:
         build_report(
             out=out,
             title=title,
             scores=scores,
-            runs=_described_runs(study),
+            runs=own,
             ledger=read_ledger(study.root / "docs" / "ledger.csv"),
             expected=expected,
+            experiments=experiments,
+            experiment_runs=others,
             resamples=config.report.resamples,
             seed=config.report.seed,
         )
@@ -265,8 +276,47 @@ def _read_scores(folder: Path) -> Any:
     return table.astype({"budget": "Int64"})
 
 
-def _described_runs(study: Study) -> list[dict[str, Any]]:
-    """Describe each run that the view rests on: where it is, what it is, its provenance."""
+def _described_experiments(study: Study, read: dict[str, Any]) -> list[Any]:
+    """Describe each experiment as the report takes it; `read` holds the scores by the id of their run."""
+    import pandas as pd
+
+    from stedm.experiments import shown, spelled
+    from stedm.report.experiments import Experiment, Variant
+
+    described = []
+    for made in study.experiments:
+        found = []
+        for variant in made.variants:
+            runs = [run for _, run in variant.scores]
+            found.append(
+                Variant(
+                    chosen={key: shown(value) for key, value in variant.chosen.items()},
+                    scores=pd.concat([read[run.id] for run in runs], ignore_index=True),
+                    expected=[{**run.facts, "id": run.inputs["segmenter"].id} for run in runs],
+                )
+            )
+        about = made.experiment
+        invalid = [spelled(values) for values in made.invalid]
+        described.append(Experiment(about.name, about.title, about.question, about.arms, found, invalid))
+    return described
+
+
+def _one_table(experiments: list[Any]) -> Any:
+    """Put the scores of all experiments together, with the columns `experiment` and `variant` before the others."""
+    import pandas as pd
+
+    tables = []
+    for experiment in experiments:
+        for variant in experiment.variants:
+            named = "; ".join(f"{key}={value}" for key, value in variant.chosen.items())
+            tables.append(variant.scores.assign(experiment=experiment.name, variant=named))
+    table = pd.concat(tables, ignore_index=True)
+    first = ["experiment", "variant"]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
+
+
+def _described_runs(study: Study, scores: Iterable[Run]) -> list[dict[str, Any]]:
+    """Describe each run that scores rest on: where it is, what it is, its provenance."""
     needed: dict[Path, dict[str, Any]] = {}
 
     def add(run: Run) -> None:
@@ -285,7 +335,7 @@ def _described_runs(study: Study) -> list[dict[str, Any]]:
                 "provenance": record,
             }
 
-    for run in study.scores:
+    for run in scores:
         add(run)
     return list(needed.values())
 

@@ -1,16 +1,43 @@
-"""What one configuration asks for: a plan for each of its splits, and one view of all of them."""
+"""What one configuration asks for: a plan for each of its splits, its experiments, and one view of all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from stedm.config import Config
+from stedm.config import AxisValue, Config, Experiment
 from stedm.errors import UserError
+from stedm.experiments import variants
 from stedm.runs import Plan, Run
 
 REVIEWED = ("real", "real-colour")
 """Arms that a review trains again: those that need no generator."""
+
+
+@dataclass(frozen=True)
+class VariantRuns:
+    """One combination of an experiment's values, with a plan for each split."""
+
+    chosen: dict[str, AxisValue]
+    plans: list[Plan]
+
+    @cached_property
+    def scores(self) -> list[tuple[Plan, Run]]:
+        """The counts of its segmenters, each with its plan."""
+        return [(plan, plan.scores(run)) for plan in self.plans for run in plan.segmenters]
+
+
+@dataclass(frozen=True)
+class ExperimentRuns:
+    """An experiment on one cohort: its variants, the first of which the others are compared with."""
+
+    experiment: Experiment
+    variants: list[VariantRuns]
+    invalid: list[dict[str, AxisValue]]
+    """Combinations of its values that mean nothing in this cohort and have no runs."""
 
 
 class Study:
@@ -42,6 +69,16 @@ class Study:
             fold = Plan(config.model_copy(update={"cohort": cohort}), root, fold=number, tiles=first.tiles)
             self._check_fold(fold, column)
             self.plans.append(fold)
+        self.experiments = [self._runs_of(experiment) for experiment in config.experiments]
+
+    def _runs_of(self, experiment: Experiment) -> ExperimentRuns:
+        found, invalid = variants(self.config, experiment)
+        made = []
+        for one in found:
+            configs = [one.config.model_copy(update={"cohort": plan.config.cohort}) for plan in self.plans]
+            plans = [plan.varied(config) for plan, config in zip(self.plans, configs, strict=True)]
+            made.append(VariantRuns(one.chosen, plans))
+        return ExperimentRuns(experiment, made, invalid)
 
     def _check_fold(self, fold: Plan, column: str) -> None:
         where = f"{self.config.cohort.manifest}: the fold {column!r}"
@@ -76,6 +113,16 @@ class Study:
         return [plan.scores(run) for plan, run in self.segmenters]
 
     @cached_property
+    def scored(self) -> list[tuple[Plan, Run]]:
+        """The counts that the view shows, of the configuration's arms and of its experiments, each once."""
+        own = [(plan, plan.scores(run)) for plan, run in self.segmenters]
+        varied = [pair for made in self.experiments for variant in made.variants for pair in variant.scores]
+        found: dict[str, tuple[Plan, Run]] = {}
+        for plan, run in [*own, *varied]:
+            found.setdefault(run.id, (plan, run))
+        return list(found.values())
+
+    @cached_property
     def searched(self) -> list[Run]:
         """The counts of the search for the strength of colour augmentation, of the first split alone."""
         return [self.plans[0].scores(run) for run in self.plans[0].searched]
@@ -88,7 +135,9 @@ class Study:
     @cached_property
     def _found(self) -> dict[str, dict[str, tuple[Plan, Run]]]:
         found: dict[str, dict[str, tuple[Plan, Run]]] = {}
-        for plan in self.plans:
+        others = [plan for made in self.experiments for variant in made.variants for plan in variant.plans]
+        # A run that several plans share is the first one's: equal ids are equal settings.
+        for plan in [*self.plans, *others]:
             for stage, runs in plan.all.items():
                 for name, run in runs.items():
                     found.setdefault(stage, {}).setdefault(name, (plan, run))
@@ -116,6 +165,50 @@ class Study:
     # ---- the view
 
     @property
+    def data_state(self) -> Any:
+        """What changes when the cohort's data does."""
+        return self.plans[0].data.state(self.plans[0].slides)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The settings that change the view and no run."""
+        settings = self.config.report.model_dump(mode="json")
+        if self.experiments:
+            settings["experiments"] = [made.experiment.model_dump(mode="json") for made in self.experiments]
+        return settings
+
+    @property
     def view(self) -> Path:
         """Folder of the configuration's tables, figures and report."""
         return self.root / "results" / self.config.name
+
+
+class Studies:
+    """The studies of one workflow: of a configuration, or of each that a collection includes.
+
+    Raises
+    ------
+    UserError
+        If one of them does not fit, or two would write the same view.
+    """
+
+    def __init__(self, configs: Iterable[Config], root: Path = Path()) -> None:
+        self.all = [Study(config, root) for config in configs]
+        names = [study.config.name for study in self.all]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"include: two configurations have the name {twice!r}, and would write the same results.")
+
+    def named(self, name: str) -> Study:
+        """Return the study of a name."""
+        return next(study for study in self.all if study.config.name == name)
+
+    def having(self, stage: str, name: str) -> Study:
+        """Return the study that has a run; a UserError where none has."""
+        found = next((study for study in self.all if name in study.all.get(stage, {})), None)
+        if found is None:
+            if len(self.all) == 1:
+                self.all[0].find(stage, name)
+            raise UserError(
+                f"{stage}: none of the configurations has a run {name!r}; `stedm plan CONFIG --runs` lists them."
+            )
+        return found

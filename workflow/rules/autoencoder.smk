@@ -10,10 +10,10 @@ rule autoencoder:
     priority: 30
     conda:
         "../../environment.yaml"
-    threads: EXECUTION.threads
+    threads: execution("autoencoder", threads_of)
     resources:
-        settings=RESOLVED,
-        gpu=gpus(),
+        settings=resolved("autoencoder"),
+        gpu=execution("autoencoder", gpus),
         mem_mb=4000,
         runtime=1440,
     params:

@@ -7,14 +7,14 @@ rule cohort:
         "results/benchmarks/{cohort}/cohort/{id}.tsv"
     conda:
         "../../environment.yaml"
-    threads: max(1, EXECUTION.slide_workers)
+    threads: execution("cohort", slide_workers)
     resources:
-        settings=RESOLVED,
+        settings=resolved("cohort"),
         mem_mb=2000,
         runtime=120,
     params:
         code=fingerprint("stedm.cohort"),
-        data=lambda wildcards: study.plans[0].data.state(study.plans[0].slides),
+        data=lambda wildcards: studies.having("cohort", wildcards.id).data_state,
     message:
         "Cohort {wildcards.cohort}: acquire and verify its slides"
     shell:

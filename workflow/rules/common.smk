@@ -2,10 +2,10 @@ import os
 import sys
 from pathlib import Path
 
-from stedm.config import parse_config
+from stedm.config import parse_configs
 from stedm.errors import UserError
 from stedm.provenance import SUMS, fingerprint, write_text
-from stedm.study import Study
+from stedm.study import Studies
 from stedm.tools.scheduler import check_scheduler
 
 
@@ -17,22 +17,23 @@ def leave(error):
 
 
 try:
-    settings = parse_config(
-        config, source=", ".join(map(str, workflow.configfiles)) or "--config"
+    studies = Studies(
+        parse_configs(
+            config, source=", ".join(map(str, workflow.configfiles)) or "--config"
+        )
     )
-    study = Study(settings)
 except UserError as error:
     leave(error)
 
-EXECUTION = settings.execution
 RUNS = "results/runs/{cohort}"
-# Handed to commands as a resource: in `params` or `input` it would be a reason to rerun what two configurations share.
-RESOLVED = f"results/{settings.name}/config.yaml"
+VIEW = "results/{name}"
+NAMES = [study.config.name for study in studies.all]
 
 
 wildcard_constraints:
     cohort="[a-z0-9-]+",
     id="[a-z0-9-]+",
+    name="|".join(NAMES),
     part=r"\d+",
     parts=r"\d+",
 
@@ -44,19 +45,42 @@ onstart:
         check_scheduler(workflow.executor_plugin.name)
     except UserError as error:
         leave(error)
-    write_text(
-        Path(RESOLVED),
-        yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
-    )
+    for study in studies.all:
+        write_text(
+            study.view / "config.yaml",
+            yaml.safe_dump(study.config.model_dump(mode="json"), sort_keys=False),
+        )
 
 
-def sums(run):
+def resolved(stage):
+    """Resource function of a stage: the configuration of the study that a job's run belongs to.
+
+    A resource: in `params` or `input` it would be a reason to rerun what two configurations share.
+    """
+
+    def find(wildcards):
+        return str(studies.having(stage, wildcards.id).view / "config.yaml")
+
+    return find
+
+
+def view_settings(wildcards):
+    """The configuration of the study whose view a job makes."""
+    return str(studies.named(wildcards.name).view / "config.yaml")
+
+
+def execution(stage, take):
+    """Function of a stage: what `take` makes of the execution settings of a job's study."""
+
+    def find(wildcards):
+        return take(studies.having(stage, wildcards.id).config.execution)
+
+    return find
+
+
+def sums(run, jobs=1):
     """Files that say that a run's product is whole; they change only when its contents do."""
-    folders = (
-        run.parts(EXECUTION.synthetic_jobs)
-        if run.stage == "synthetic"
-        else [run.folder]
-    )
+    folders = run.parts(jobs) if run.stage == "synthetic" else [run.folder]
     return [str(folder / SUMS) for folder in folders]
 
 
@@ -64,11 +88,32 @@ def inputs(stage):
     """Input function of a stage: the products of the runs that this one builds on."""
 
     def find(wildcards):
-        _, run = study.find(stage, wildcards.id)
-        return [path for source in run.inputs.values() for path in sums(source)]
+        plan, run = studies.having(stage, wildcards.id).find(stage, wildcards.id)
+        jobs = plan.config.execution.synthetic_jobs
+        return [path for source in run.inputs.values() for path in sums(source, jobs)]
 
     return find
 
 
-def gpus(devices=1):
-    return devices if EXECUTION.device == "cuda" else 0
+def slide_workers(settings):
+    return max(1, settings.slide_workers)
+
+
+def threads_of(settings):
+    return settings.threads
+
+
+def synthetic_threads(settings):
+    return settings.threads * max(1, settings.synthetic_workers)
+
+
+def gpus(settings):
+    return 1 if settings.device == "cuda" else 0
+
+
+def training_threads(settings):
+    return settings.threads * settings.devices
+
+
+def training_gpus(settings):
+    return settings.devices if settings.device == "cuda" else 0

@@ -10,11 +10,12 @@ rule generator:
     priority: 20
     conda:
         "../../environment.yaml"
-    threads: EXECUTION.threads * EXECUTION.devices
+    threads: execution("generator", training_threads)
     resources:
-        settings=RESOLVED,
-        gpu=gpus(EXECUTION.devices),
+        settings=resolved("generator"),
+        gpu=execution("generator", training_gpus),
         mem_mb=4000,
+        disk_mb=4000,
         runtime=2880,
     params:
         code=fingerprint("stedm.generator"),

@@ -1,9 +1,10 @@
-VIEW = f"results/{settings.name}"
-
-
 rule report:
     input:
-        [path for run in study.scores for path in sums(run)],
+        lambda wildcards: [
+            path
+            for _, run in studies.named(wildcards.name).scored
+            for path in sums(run)
+        ],
     output:
         report=report(
             f"{VIEW}/report.html", caption="../report/report.rst", category="Report"
@@ -24,40 +25,44 @@ rule report:
             category="Figures",
         ),
     log:
-        f"results/logs/{settings.name}/report.log",
+        "results/logs/{name}/report.log",
     benchmark:
-        f"results/benchmarks/{settings.name}/report.tsv"
+        "results/benchmarks/{name}/report.tsv"
     conda:
         "../../environment.yaml"
     resources:
-        settings=RESOLVED,
+        settings=view_settings,
         mem_mb=2000,
         runtime=60,
     params:
         code=fingerprint("stedm.report"),
-        settings=settings.report.model_dump(mode="json"),
+        settings=lambda wildcards: studies.named(wildcards.name).shown,
     message:
-        "Report {settings.name}: tables, figures and claims"
+        "Report {wildcards.name}: tables, figures and claims"
     shell:
         "stedm report {resources.settings} --log {log}"
 
 
 rule colour_search:
     input:
-        [path for run in study.searched for path in sums(run)],
+        lambda wildcards: [
+            path
+            for run in studies.named(wildcards.name).searched
+            for path in sums(run)
+        ],
     output:
         f"{VIEW}/colour-search.csv",
     log:
-        f"results/logs/{settings.name}/colour-search.log",
+        "results/logs/{name}/colour-search.log",
     conda:
         "../../environment.yaml"
     resources:
-        settings=RESOLVED,
+        settings=view_settings,
         mem_mb=1000,
         runtime=30,
     params:
         code=fingerprint("stedm.scores.metrics"),
     message:
-        "Search {settings.name}: the strength of colour augmentation, on training patients"
+        "Search {wildcards.name}: the strength of colour augmentation, on training patients"
     shell:
         "stedm search {resources.settings} --log {log}"

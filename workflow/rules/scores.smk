@@ -10,8 +10,9 @@ rule scores:
     conda:
         "../../environment.yaml"
     resources:
-        settings=RESOLVED,
+        settings=resolved("scores"),
         mem_mb=2000,
+        disk_mb=10,
         runtime=60,
     params:
         code=[fingerprint("stedm.scores.count"), fingerprint("stedm.scores.overviews")],

@@ -9,11 +9,12 @@ rule segmenter:
         "results/benchmarks/{cohort}/segmenter/{id}.tsv"
     conda:
         "../../environment.yaml"
-    threads: EXECUTION.threads
+    threads: execution("segmenter", threads_of)
     resources:
-        settings=RESOLVED,
-        gpu=gpus(),
+        settings=resolved("segmenter"),
+        gpu=execution("segmenter", gpus),
         mem_mb=4000,
+        disk_mb=1000,
         runtime=1440,
     params:
         code=fingerprint("stedm.segmenter"),

@@ -10,11 +10,12 @@ rule synthetic:
     priority: 10
     conda:
         "../../environment.yaml"
-    threads: EXECUTION.threads * max(1, EXECUTION.synthetic_workers)
+    threads: execution("synthetic", synthetic_threads)
     resources:
-        settings=RESOLVED,
-        gpu=gpus(),
+        settings=resolved("synthetic"),
+        gpu=execution("synthetic", gpus),
         mem_mb=4000,
+        disk_mb=4000,
         runtime=1440,
     params:
         code=fingerprint("stedm.synthetic"),

@@ -9,9 +9,9 @@ rule tiles:
         "results/benchmarks/{cohort}/tiles/{id}.tsv"
     conda:
         "../../environment.yaml"
-    threads: max(1, EXECUTION.slide_workers)
+    threads: execution("tiles", slide_workers)
     resources:
-        settings=RESOLVED,
+        settings=resolved("tiles"),
         mem_mb=4000,
         runtime=600,
     params:

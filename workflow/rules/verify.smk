@@ -1,16 +1,20 @@
+# Of the first configuration, where several are run at once; `stedm verify CONFIG` does each.
+FIRST = studies.all[0]
+
+
 rule verify:
     input:
-        rules.report.output,
+        f"results/{FIRST.config.name}/report.html",
     log:
-        f"results/logs/{settings.name}/verify.log",
+        f"results/logs/{FIRST.config.name}/verify.log",
     conda:
         "../../environment.yaml"
     resources:
-        settings=RESOLVED,
+        settings=str(FIRST.view / "config.yaml"),
         mem_mb=2000,
         runtime=30,
     message:
-        "Verify {settings.name}: compare its results with the recorded ones, cell by cell"
+        "Verify {FIRST.config.name}: compare its results with the recorded ones, cell by cell"
     shell:
         "stedm verify {resources.settings} --log {log}"
 
@@ -18,14 +22,14 @@ rule verify:
 # What a reviewer can do in minutes: two small segmenters are trained again, everything else is as recorded.
 rule reviewer:
     input:
-        sums(study.tiles),
-        [path for run in study.reviewed for path in sums(run)],
+        sums(FIRST.tiles),
+        [path for run in FIRST.reviewed for path in sums(run)],
     log:
-        f"results/logs/{settings.name}/reviewer.log",
+        f"results/logs/{FIRST.config.name}/reviewer.log",
     conda:
         "../../environment.yaml"
     resources:
-        settings=RESOLVED,
+        settings=str(FIRST.view / "config.yaml"),
         mem_mb=2000,
         runtime=30,
     message:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from stedm.report import experiments as varied
 from stedm.report import formats, html, plates, previews
 from stedm.report.claims import runs as planned_runs
-from stedm.report.html import Picture
 from stedm.report.saved import labels_saved
 from stedm.report.style import data_uri
 from stedm.report.tables import build_tables, folds_of
@@ -28,6 +28,8 @@ def build_report(
     runs: list[dict],
     ledger: list[dict],
     expected: list[dict],
+    experiments: Sequence[varied.Experiment] = (),
+    experiment_runs: Sequence[dict] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
@@ -51,6 +53,10 @@ def build_report(
         Rows `{"paper", "ours", "why"}` of the deviation ledger.
     expected
         Segmenters that should be scored, as `{"arm", "budget", "seed"}`, `budget` None where the arm has all labels.
+    experiments
+        Each is a table and a figure of its own; its scores enter no other.
+    experiment_runs
+        As `runs`, those of experiments alone: their provenance is listed.
     resamples, seed
         Of every bootstrap.
 
@@ -78,8 +84,9 @@ def build_report(
         if not there
     ]
 
-    _replace_folder(out / "tables", lambda folder: [formats.write(one, folder) for one in made.values()])
-    drawn: dict[str, list[Picture]] = {}
+    compared = [varied.tabulate(one, **again) for one in experiments]
+    _replace_folder(out / "tables", lambda folder: [formats.write(one, folder) for one in [*made.values(), *compared]])
+    drawn: dict[str, list] = {}
     absent: dict[str, list[str]] = {"images": [], "training": []}
 
     def draw(folder: Path) -> None:
@@ -87,6 +94,7 @@ def build_report(
         drawn["images"], absent["images"] = plates.image_figures(folder, runs)
         for into, found in zip((drawn["images"], absent["images"]), plates.slide_figures(folder, runs), strict=True):
             into += found
+        drawn["experiments"] = [varied.draw(*pair, folder) for pair in zip(experiments, compared, strict=True)]
         drawn["training"], absent["training"] = plates.curve_figures(folder, runs)
 
     _replace_folder(out / "figures", draw)
@@ -95,6 +103,7 @@ def build_report(
     if not slides:
         absent["images"].append("No tiles run left overviews of its slides.")
     tally = {name: int((judged["verdict"] == name).sum()) for name in ("supported", "refuted", "undecided")}
+    recorded = [*runs, *experiment_runs]
     page = html.render(
         title=title,
         cohort=cohorts[0] if cohorts else "",
@@ -102,20 +111,24 @@ def build_report(
         standings=html.standings(made["headline"].raw.to_dict("records")),
         tally=tally,
         folds=folds_of(runs),
-        incomparable=html.incomparable(runs),
+        incomparable=html.incomparable(recorded),
         groups=html.claim_groups(judged),
         missing=missing,
         tables={"headline": html.grid_of(made["headline"]), "more": _more(made, patients)},
         arms={arm for arm, _ in planned},
+        experiments=[
+            {"about": one, "grid": html.grid_of(made_table), "picture": picture}
+            for one, made_table, picture in zip(experiments, compared, drawn["experiments"], strict=True)
+        ],
         figures=drawn["scores"],
         pictures=drawn["images"],
         curves=drawn["training"],
         absent=absent,
         overviews=[{"name": name, "uri": data_uri(png, "image/png")} for name, png in slides[:MOST_OVERVIEWS]],
         more_overviews=max(0, len(slides) - MOST_OVERVIEWS),
-        runs=html.run_rows(runs),
+        runs=html.run_rows(recorded),
         ledger=ledger,
-        environment=html.environment(runs),
+        environment=html.environment(recorded),
         **again,
     )
     _replace_file(out / "report.html", page)

@@ -16,7 +16,8 @@ ARM, LABELS = "Arm", "Labels per class"
 Planned = dict[tuple[str, int | None], dict[int, bool]]
 
 
-def _ordered(planned: Planned) -> list[tuple[str, int | None]]:
+def ordered(planned: Planned) -> list[tuple[str, int | None]]:
+    """Sort arms and budgets as they stand in every table."""
     rank = {arm: place for place, arm in enumerate(order({arm for arm, _ in planned}))}
     # Oracles have every label: they close the list, as the most labels do.
     return sorted(planned, key=lambda key: (key[1] is None, key[1] or 0, rank[key[0]]))
@@ -80,7 +81,7 @@ def headline(
     """
     rows = []
     every_pixel = pooled(scores)
-    for arm, budget in _ordered(planned):
+    for arm, budget in ordered(planned):
         row = {"arm": arm, "budget": budget}
         row |= {"missing_seeds": [k for k, there in planned[arm, budget].items() if not there]}
         row |= describe(table(patients, arm, budget, "last"), resamples=resamples, seed=seed)
@@ -145,7 +146,7 @@ def checkpoints(
             key = (run.get("arm"), int(run["budget"]) if known(run.get("budget")) else None)
             labels.setdefault(key, set()).add(int(run["validation_labels"]))
     rows = []
-    for arm, budget in _ordered(planned):
+    for arm, budget in ordered(planned):
         row = {"arm": arm, "budget": budget, "validation_labels": sorted(labels.get((arm, budget), set()))}
         for checkpoint in ("last", "best"):
             found = describe(table(patients, arm, budget, checkpoint), resamples=resamples, seed=seed)
@@ -231,7 +232,7 @@ def per_patient_table(patients: pd.DataFrame, planned: Planned) -> Table:
     names = patients[["patient", "group"]].drop_duplicates().sort_values(["group", "patient"])
     shown = names.rename(columns={"patient": "Patient", "group": "Group"}).astype(str).reset_index(drop=True)
     keys: dict[str, list] = {}
-    for arm, budget in _ordered(planned):
+    for arm, budget in ordered(planned):
         average = table(patients, arm, budget, "last").mean(axis=1).reindex(names["patient"])
         header = f"{arm}, {budget_label(budget)}"
         shown[header] = [number(value) for value in average]
@@ -249,7 +250,7 @@ def groups(scores: pd.DataFrame, patients: pd.DataFrame, planned: Planned) -> Ta
     names = sorted(patients["group"].dropna().astype(str).unique())
     rows, shown = [], []
     keys: dict[str, list] = {name: [] for name in names}
-    for arm, budget in _ordered(planned):
+    for arm, budget in ordered(planned):
         line = {ARM: arm, LABELS: budget_label(budget)}
         own, all_pixels = _cells(patients, arm, budget), _cells(pixels, arm, budget)
         for name in names:
@@ -267,5 +268,5 @@ def groups(scores: pd.DataFrame, patients: pd.DataFrame, planned: Planned) -> Ta
     caption = (
         "Mean patient IoU within each group of patients, last checkpoint, averaged over seeds; n patients with a value."
     )
-    keys[LABELS] = [10**9 if budget is None else budget for _, budget in _ordered(planned)]
+    keys[LABELS] = [10**9 if budget is None else budget for _, budget in ordered(planned)]
     return Table("groups", caption, raw, pd.DataFrame(shown), keys)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from stedm.config import ARMS, DEFAULT_ARMS, Config
+from stedm.config import ARMS, DEFAULT_ARMS, SAMPLINGS, Collection, Config, Experiment
 from stedm.provenance import write_text
 from stedm.tools.values import fill, marked
 from stedm.tools.values import pages as pages_of
@@ -77,12 +77,21 @@ def render_page() -> str:
         colour = "augmented" if arm.colour else "normalised" if arm.normalised else "as it is"
         labels = "all" if arm.all_labels else "the budget's"
         lines.append(f"| `{name}` | {shown[arm.style]} | {learning[arm.unlabelled]} | {colour} | {labels} |")
+    lines += ["", *_section(Experiment, "", "An experiment"), ""]
+    lines += [
+        "Valid style samplings: "
+        + "; ".join(f"`{cohort}`: {', '.join(names)}" for cohort, names in SAMPLINGS.items())
+        + "; cohorts of your own: any. An aggregation other than `mean` belongs to `multi-patch`. A run that asks for "
+        "another combination is an error; of an experiment's combinations those that are not valid for a cohort are "
+        "not run there, and the report names them.",
+        "",
+        *_section(Collection, "", "A collection"),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _section(model: type[BaseModel], prefix: str) -> list[str]:
-    title = prefix.rstrip(".") or "The run"
-    lines = [f"## `{title}`" if prefix else f"## {title}", "", (model.__doc__ or "").strip(), ""]
+def _section(model: type[BaseModel], prefix: str, title: str = "The run") -> list[str]:
+    lines = [f"## `{prefix.rstrip('.')}`" if prefix else f"## {title}", "", (model.__doc__ or "").strip(), ""]
     lines += ["| key | default | what it is |", "|---|---|---|"]
     nested: list[tuple[type[BaseModel], str]] = []
     for name, field in model.model_fields.items():
