@@ -18,8 +18,8 @@ RUNS = "runs"
 PAIR = ("arm", "baseline", "budget")
 TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "headline": (("arm", "budget"), ("mean", "std", "worst", "dice", "pooled_iou")),
-    "comparisons": (PAIR, ("difference", "ratio", "wilcoxon")),
-    "references": (PAIR, ("difference", "ratio", "wilcoxon")),
+    "comparisons": (PAIR, ("difference", "ratio", "wilcoxon", "holm", "runs_low", "runs_high")),
+    "references": (PAIR, ("difference", "ratio", "wilcoxon", "holm", "runs_low", "runs_high")),
     "checkpoints": (("arm", "budget"), ("best_mean", "best_std")),
     "groups": (("arm", "budget", "group"), ("mean",)),
     "claims": ((*PAIR, "claim"), ("verdict",)),
