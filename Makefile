@@ -9,7 +9,7 @@ export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config g
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo monusac paper paper-phantom search record test lint format docs lock clean
+.PHONY: help setup demo review monusac paper paper-phantom search record test test-slurm test-faults lint format docs lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 demo: setup  ## every stage on the phantom cohort, CPU only: tables, figures, claims, report
 	@snakemake --cores $(CORES) --configfile config/demo.yaml
 	@stedm headline config/demo.yaml
+
+review: setup  ## do the recorded results hold? Minutes, CPU only: every cell, against what, and what was not checked
+	@snakemake --cores $(CORES) --configfile config/demo.yaml -- reviewer
 
 DATA ?= data/monusac
 monusac: setup  ## the same on real images, in three folds of patients: make monusac DATA=/path/to/monusac
@@ -51,17 +54,23 @@ record: setup  ## copy the demo's numbers to results/reference/demo
 test: setup  ## the tests
 	@pytest -n 2 --dist worksteal
 
+test-slurm: setup  ## the workflow on a real Slurm of two nodes (as root; Debian: apt-get install slurm-wlm munge)
+	@pytest -m "slurm and not faults" tests/test_slurm.py
+
+test-faults: setup  ## all faults on the real Slurm, recorded in results/reference/faults.json
+	@STEDM_FAULTS=results/reference/faults.json pytest -m slurm tests/test_slurm.py
+
 lint: setup  ## ruff, snakefmt, snakemake --lint
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && snakemake --lint
 
 format: setup  ## format the code
 	@ruff check --fix . && ruff format . && snakefmt Snakefile workflow
 
-docs: setup  ## docs/configuration.md and config/schema.json, from the schema
+docs: setup  ## what is generated of docs/ and config/, and every number that a page shows
 	@stedm docs
 
 lock: setup  ## requirements.lock, from pyproject.toml
 	@UV_FIND_LINKS= uv pip compile --universal --quiet --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
 
 clean:  ## results, and the drawn phantom, that can be made again (not the environment, not fetched data)
-	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac* results/paper* data/phantom .stedm/phantom.* .snakemake
+	@rm -rf results/runs results/logs results/benchmarks results/demo results/monusac* results/review results/verification.* data/phantom .stedm/phantom.* .snakemake

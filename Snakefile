@@ -13,11 +13,13 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/tiles.smk"
+include: "workflow/rules/autoencoder.smk"
 include: "workflow/rules/generator.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/segmenter.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/verify.smk"
 
 
 report: "workflow/report/workflow.rst"

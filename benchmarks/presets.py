@@ -168,48 +168,62 @@ def show(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, help="configuration of a finished run, such as config/demo.yaml")
+    parser.add_argument("--presets", nargs="+", default=["paper", "stedm-base"], help="presets (default: both)")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates; one is not searched for")
     parser.add_argument("--seconds", type=float, default=300, help="processor time of a training (default 300)")
     parser.add_argument("--count", type=int, default=128, help="images of each group of patients (default 128)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default 2)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place, presets = Path(folder), ("paper", "stedm-base")
+        place, presets = Path(folder), options.presets
         cost = {name: seconds_per_step(Job(options.config, name, 1e-4, TIMED_STEPS, place)) for name in presets}
         steps = {name: max(1, int(options.seconds / seconds)) for name, seconds in cost.items()}
         print(", ".join(f"{name}: {cost[name]:.3f} s a step, {steps[name]} steps" for name in presets), end="\n\n")
-        short = [
-            Job(options.config, name, lr, max(1, int(SHARE * steps[name])), place / f"{name}-{lr}")
-            for lr in RATES
-            for name in presets
-        ]
-        searched = sorted(over(short, options.workers), key=lambda row: row["preset"])
-        show(searched, {"preset": "", "lr": ".0e", "steps": "d", "loss": ".4f"})
-        best = {
-            name: min((row for row in searched if row["preset"] == name), key=lambda row: row["loss"])["lr"]
-            for name in presets
-        }
+        searched: list[dict[str, Any]] = []
+        best = dict.fromkeys(presets, options.rates[0])
+        if len(options.rates) > 1:
+            short = [
+                Job(options.config, name, lr, max(1, int(SHARE * steps[name])), place / f"{name}-{lr}")
+                for lr in options.rates
+                for name in presets
+            ]
+            searched = sorted(over(short, options.workers), key=lambda row: row["preset"])
+            show(searched, {"preset": "", "lr": ".0e", "steps": "d", "loss": ".4f"})
+            for name in presets:
+                own = [row for row in searched if row["preset"] == name]
+                best[name] = min(own, key=lambda row: row["loss"])["lr"]
+        wanted = list(best.items()) + ([("paper", RAW)] if "paper" in presets else [])
         final = [
             Job(options.config, name, lr, steps[name], place / f"final-{name}-{lr}", options.count)
-            for name, lr in (("paper", best["paper"]), ("stedm-base", best["stedm-base"]), ("paper", RAW))
+            for name, lr in wanted
         ]
         rows = over(final, options.workers)
-    measured = {key: ".3f" for key in rows[0] if key.startswith(("seen_", "unseen_"))}
-    show(rows, {"preset": "", "lr": ".1e", "steps": "d", "parameters": "d"})
-    show(rows, {"preset": "", **{key: form for key, form in measured.items() if key.startswith("seen_")}})
-    show(rows, {"preset": "", **{key: form for key, form in measured.items() if key.startswith("unseen_")}})
-    paper, ours = rows[0], rows[1]
-    for group in ("seen", "unseen"):
-        layout = ours[f"{group}_layout_iou"] > paper[f"{group}_layout_iou"]
-        style = ours[f"{group}_style_ratio"] < paper[f"{group}_style_ratio"]
-        print(f"{group} patients: layout {'better' if layout else 'NOT BETTER'}, "
-              f"style {'better' if style else 'NOT BETTER'}")  # fmt: skip
-    nearer = ours["unseen_own_nearer"]
-    print(f"unseen, nearer to their own style: {nearer:.1%}, at least 90 %: {'met' if nearer >= 0.9 else 'NOT MET'}")
+    report(rows)
     if options.json:
         facts = {"config": str(options.config), "seconds": options.seconds, "count": options.count}
         facts |= {"seconds_per_step": cost, "search": searched, "rows": rows, "made_by": environment()}
         write_text(options.json, json.dumps(facts, indent=1) + "\n")
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Print the final rows and what they say."""
+    show(rows, {"preset": "", "lr": ".1e", "steps": "d", "parameters": "d"})
+    measured = [key for key in rows[0] if key.startswith(("seen_", "unseen_")) and not key.endswith("_fd")]
+    for group in ("seen", "unseen"):
+        show(rows, {"preset": "", **{key: ".3f" for key in measured if key.startswith(f"{group}_")}})
+    ours = next((row for row in rows if row["preset"] == "stedm-base"), None)
+    others = [row for row in rows if row["preset"] == "paper"]
+    for group in ("seen", "unseen") if ours and others else ():
+        layout = ours[f"{group}_layout_iou"] > max(row[f"{group}_layout_iou"] for row in others)
+        style = ours[f"{group}_style_ratio"] < min(row[f"{group}_style_ratio"] for row in others)
+        print(f"{group} patients: layout {'better' if layout else 'NOT BETTER'}, "
+              f"style {'better' if style else 'NOT BETTER'}")  # fmt: skip
+    if ours:
+        nearer = ours["unseen_own_nearer"]
+        print(
+            f"unseen, nearer to their own style: {nearer:.1%}, at least 90 %: {'met' if nearer >= 0.9 else 'NOT MET'}"
+        )
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ them, so that downsample 2 has to be read from level 0. See benchmarks/README.md
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
+from peers import DOWNSAMPLE, PEERS, TILE, corners, seconds
 
 from stedm.config import TilesConfig
 from stedm.phantom import Painter, patient_style
@@ -32,7 +33,8 @@ from stedm.tiles.backends import open_slide
 from stedm.tiles.cut import cut_files
 from stedm.tiles.reader import reduce_integer
 
-DOWNSAMPLE, TILE, JPEG_TILE, QUALITY = 2, 512, 256, 80
+JPEG_TILE, QUALITY = 256, 80
+PEER_CODE = Path(__file__).with_name("peers.py")
 TARGETS = {
     "read / bare decode": ("at most", 1.7),
     "cut and write / bare decode": ("at most", 3.0),
@@ -102,57 +104,9 @@ def openslide_pil(path: Path) -> None:
             slide.read_region((x, y), 0, (width, height)).convert("RGB").reduce(DOWNSAMPLE)
 
 
-def tiatoolbox(path: Path) -> None:
-    from tiatoolbox.wsicore.wsireader import WSIReader
-
-    slide = WSIReader.open(path)
-    for x, y, width, height in corners(slide.info.slide_dimensions):
-        size = (width // DOWNSAMPLE, height // DOWNSAMPLE)
-        slide.read_rect((x, y), size, resolution=1 / DOWNSAMPLE, units="baseline")
-
-
-def histolab(path: Path) -> None:
-    from histolab.slide import Slide
-    from histolab.types import CoordinatePair
-
-    slide = Slide(path, path.parent)
-    for x, y, width, height in corners(slide.dimensions):
-        # Its coordinates include the last pixel, and its level 0 is not reduced.
-        tile = slide.extract_tile(CoordinatePair(x, y, x + width - 1, y + height - 1), (width, height), level=0)
-        tile.image.convert("RGB").reduce(DOWNSAMPLE)
-
-
-def wsidata(path: Path) -> None:
-    from wsidata import open_wsi
-
-    reader = open_wsi(path).reader
-    height, width = reader.properties.shape
-    for x, y, across, down in corners((width, height)):
-        region = np.ascontiguousarray(reader.get_region(x, y, across, down, level=0)[..., :3])
-        cv2.resize(region, (across // DOWNSAMPLE, down // DOWNSAMPLE), interpolation=cv2.INTER_AREA)
-
-
-PEERS = {"tiatoolbox": tiatoolbox, "histolab": histolab, "wsidata": wsidata}
-
-
-def corners(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Yield x, y, width and height of each tile in pixels of level 0."""
-    side = TILE * DOWNSAMPLE
-    for y in range(0, size[1], side):
-        for x in range(0, size[0], side):
-            yield x, y, min(side, size[0] - x), min(side, size[1] - y)
-
-
 def cut(paths: list[Path], folder: Path, workers: int = 0) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as out:
         cut_files(paths, Path(out) / "store", TilesConfig(downsample=DOWNSAMPLE, tile=TILE), workers=workers)
-
-
-def seconds(work: Callable[[], None]) -> tuple[float, float]:
-    """Return processor and wall seconds; workers' processor time does not count."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.process_time() - cpu, time.perf_counter() - wall
 
 
 def read_by(workers: int, paths: list[Path]) -> tuple[float, float]:
@@ -177,25 +131,64 @@ def worst_error(path: Path) -> float:
     return worst
 
 
-def measure(path: Path, folder: Path, runs: int) -> dict[str, object]:
+def peers_of(interpreters: Sequence[Path]) -> dict[str, tuple[Path, str]]:
+    """Return the interpreter and version of each peer that one of them has installed."""
+    found = {}
+    for python in interpreters:
+        for name in PEERS:
+            done = subprocess.run([python, PEER_CODE, name], capture_output=True, text=True)
+            if done.returncode == 0:
+                found.setdefault(name, (python, done.stdout.split()[-1]))
+    return found
+
+
+class Peer:
+    """A library in an interpreter of its own, which reads the slide whenever it is told to."""
+
+    def __init__(self, python: Path, name: str, path: Path) -> None:
+        # On the same core as we; what it says on its way goes nowhere.
+        self._process = subprocess.Popen(
+            [python, PEER_CODE, name, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def read(self) -> tuple[float, float]:
+        """Return the processor and wall seconds of one reading of the slide."""
+        self._process.stdin.write("read\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("seconds "):
+                return tuple(map(float, line.split()[1:]))
+        raise SystemExit(f"{self._process.args[2]}: stopped; run `{' '.join(map(str, self._process.args))}` to see why")
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(path: Path, folder: Path, runs: int, peers: dict[str, tuple[Path, str]]) -> dict[str, object]:
     """Time everything `runs` times in turn on one core, then workers on all; return medians and ratios."""
     cores = os.sched_getaffinity(0)
-    singles: dict[str, Callable[[], None]] = {
-        "bare libjpeg-turbo decode": lambda: bare(path),
-        "ours, read": lambda: ours(path),
-        "ours, cut and write": lambda: cut([path], folder),
-        "OpenSlide + PIL": lambda: openslide_pil(path),
-    }
-    for name, work in PEERS.items():
-        if importlib.util.find_spec(name):
-            singles[name] = lambda work=work: work(path)
     os.sched_setaffinity(0, {min(cores)})
+    started = {name: Peer(python, name, path) for name, (python, _) in peers.items()}
+    singles: dict[str, Callable[[], tuple[float, float]]] = {
+        "bare libjpeg-turbo decode": lambda: seconds(lambda: bare(path)),
+        "ours, read": lambda: seconds(lambda: ours(path)),
+        "ours, cut and write": lambda: seconds(lambda: cut([path], folder)),
+        "OpenSlide + PIL": lambda: seconds(lambda: openslide_pil(path)),
+        **{name: peer.read for name, peer in started.items()},
+    }
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in singles}
     for work in singles.values():
         work()  # imports and the disk's cache
     for _ in range(runs):
         for name, work in singles.items():
-            taken[name].append(seconds(work))
+            taken[name].append(work())
+    for peer in started.values():
+        peer.close()
     os.sched_setaffinity(0, cores)
     copies = [path.with_name(f"copy-{n}.tiff") for n in range(4)]
     for copy in copies:
@@ -224,7 +217,8 @@ def measure(path: Path, folder: Path, runs: int) -> dict[str, object]:
         },
         "off the exact area mean": worst_error(path),
     }
-    return {"times": table, "ratios": ratios}
+    versions = {name: version for name, (_, version) in peers.items()}
+    return {"times": table, "ratios": ratios, "peers": versions}
 
 
 def show(result: dict) -> str:
@@ -232,28 +226,44 @@ def show(result: dict) -> str:
     lines = [f"{'':36}{'CPU s':>8}{'wall s':>8}"]
     for name, row in result["times"].items():
         shown = f"{row['cpu_s']:8.2f}{row['wall_s']:8.2f}" if row else "   not installed"
-        lines.append(f"{name:36}{shown}")
+        version = result["peers"].get(name)
+        lines.append(f"{name + f' {version}' * bool(version):36}{shown}")
     lines.append("")
     for name, value in result["ratios"].items():
-        how, limit = TARGETS.get(name, ("at least", 1.0))
-        met = value <= limit if how == "at most" else value >= limit
-        lines.append(f"{name:36}{value:8.2f}  {how} {limit:g}: {'met' if met else 'NOT MET'}")
+        lines.append(f"{name:36}{verdict(value, *TARGETS.get(name, ('at least', 1.0)))}")
     return "\n".join(lines)
+
+
+def verdict(value: float, how: str, limit: float) -> str:
+    """Return a number, its target (`how` is "at least" or "at most") and whether it is met."""
+    met = value <= limit if how == "at most" else value >= limit
+    return f"{value:8.2f}  {how} {limit:g}: {'met' if met else 'NOT MET'}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=20_000, help="side of the slide in pixels (default 20000)")
     parser.add_argument("--runs", type=int, default=3, help="times that each is measured; medians count (default 3)")
+    parser.add_argument(
+        "--peer-python",
+        type=Path,
+        action="append",
+        default=[Path(sys.executable)],
+        metavar="PATH",
+        help=f"an interpreter that has one of {', '.join(PEERS)}; can be given again",
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     if options.size % 16:
         parser.error(f"--size {options.size}: give a multiple of 16")
+    for python in options.peer_python:
+        if not python.is_file():
+            parser.error(f"--peer-python {python}: no such interpreter")
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.tiff"
         draw(path, options.size)
-        result = measure(path, Path(folder), options.runs)
+        result = measure(path, Path(folder), options.runs, peers_of(options.peer_python))
     print(f"{options.size} × {options.size} pixels at downsample {DOWNSAMPLE} from level 0, median of {options.runs}\n")
     print(show(result))
     if options.json:

@@ -162,6 +162,9 @@ def test_votes_regions_and_slides_that_only_give_styles_are_understood(tmp_path)
         tifffile.imwrite(data / "slides" / f"{name}.tif", picture, tile=(32, 32), photometric="rgb")
         (data / "annotations" / f"{name}.json").write_text(json.dumps(content))
     (data / "annotations" / "3.json").unlink()
+    # The slide's file says more than its name, and so does that of its annotations.
+    for folder, suffix in (("slides", "tif"), ("annotations", "json")):
+        (data / folder / f"1.{suffix}").rename(data / folder / f"1_HER2_IHC.{suffix}")
     (tmp_path / "config" / "cohorts" / "her2.csv").write_text(
         "slide,patient,class,split\n1,1,0,train\n2,2,0,test\n3,3,0,unlabelled\n"
     )
@@ -171,6 +174,11 @@ def test_votes_regions_and_slides_that_only_give_styles_are_understood(tmp_path)
         row = one(rows, f"annotations {name}")
         assert row.found.endswith("(Stroma) is of an unknown class (1 more of the kind: unknown class)")
     assert one(rows, "annotations") == Row("PASS", "annotations", "4 HER2 0, 2 Region*, 4 Stroma")
+    (data / "annotations" / "9.json").write_text("{}")
+    [orphan] = [
+        row for row in examine(tmp_path / "config" / "her2.yaml", root=tmp_path) if "belong to no slide" in row.found
+    ]
+    assert (orphan.status, orphan.what) == ("WARN", "annotations") and orphan.found.endswith(": 9.json")
 
 
 def test_a_lost_file_of_all_annotations_is_named_once(tmp_path):

@@ -131,8 +131,15 @@ def test_unknown_labels_are_no_class_and_do_not_count(tmp_path):
     store = store_of(tmp_path / "store", {"s": label}, 2.0, classes=[f"class {n}" for n in range(253)])
     facts = Exporter(store, tmp_path / "out", 0).layout("s")
     polygons = read_geojson(tmp_path / "out" / facts["file"])
-    found = rasterise(polygons, classes=store.classes, width=101, height=77, downsample=2)
+    regions = [polygon for polygon in polygons if polygon.annotated == "Region*"]
+    drawn = [polygon for polygon in polygons if polygon.annotated != "Region*"]
+    found = rasterise(drawn, classes=store.classes, width=101, height=77, downsample=2)
     np.testing.assert_array_equal(found, np.where(label == UNKNOWN, 0, label))
+    # What is known lies in regions; of the tile that is not stored nothing is.
+    known = label != UNKNOWN
+    known[:SIDE, :SIDE] = False
+    found = rasterise(regions, classes=["Region*"], width=101, height=77, downsample=2)
+    np.testing.assert_array_equal(found > 0, known)
     assert facts["mask_area"] == 4 * ((label > 0) & (label != UNKNOWN)).sum()
 
 

@@ -1,11 +1,16 @@
 """IoU by hand, intervals against theory and simulation, and verdicts that never invent a number."""
 
+import importlib.util
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import PROJECT
 from scipy import stats
 
-from stedm.report.claims import MEAN, SPREAD, claims, comparisons
+from stedm.report.claims import MEAN, RUNS, SPREAD, claims, comparisons, runs
+from stedm.report.saved import equivalent_budget, labels_saved
 from stedm.scores import statistics as st
 from stedm.scores.metrics import count, per_group, per_patient, per_slide, pooled
 
@@ -119,7 +124,7 @@ def test_mean_std_and_worst_decile_by_hand():
     assert st.worst(np.arange(20.0)[:, None]) == pytest.approx(0.5)  # exactly 2 of 20
 
 
-def test_interval_is_the_expanded_percentile_interval_and_agrees_with_scipy():
+def test_interval_agrees_with_scipy_where_patients_are_many():
     values = np.random.default_rng(5).beta(4, 2, 200)
     ours = st.bootstrap(values[:, None], st.mean, resamples=4000)
     theirs = stats.bootstrap(
@@ -138,28 +143,63 @@ def test_interval_is_deterministic_and_does_not_depend_on_chunks(monkeypatch):
     assert st.bootstrap(values, st.std, resamples=300, seed=1) != first
 
 
-def coverage(sample, statistic, truth: float, trials: int = 400) -> float:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for trial in range(trials):
-        found = st.bootstrap(sample(rng), statistic, resamples=400, seed=trial)
-        hits += found.low <= truth <= found.high
-    return hits / trials
+def test_degrees_of_freedom_by_hand():
+    # Two values in equal parts have kurtosis 1 and the most degrees of freedom, n - 1.
+    assert st.degrees(np.repeat([0.2, 0.8], 12)[:, None], st.mean) == 23
+    # One of 25 apart: its deviation is 24 times the others', so that the kurtosis is (24^4 + 24) / 25 / 24^2.
+    one = np.zeros((25, 1))
+    one[0] = 1
+    assert st.degrees(one, st.mean) == pytest.approx(50 / (((24**4 + 24) / 25) / 24**2 - 1))
+    # A spread that one patient alone makes is not there without him: nothing is known of its own.
+    pair = np.stack([one, one], -1)
+    assert st.degrees(pair, st.log_ratio) == 24
 
 
-def test_mean_interval_covers_with_24_patients():
-    assert 0.90 <= coverage(lambda rng: rng.beta(3, 1.5, (24, 1)), st.mean, 3 / 4.5) <= 0.98
+def test_an_interval_that_few_patients_decide_is_wider():
+    even, tail = np.linspace(0.4, 0.8, 24)[:, None], np.r_[np.linspace(0.78, 0.82, 21), 0.0, 0.1, 0.3][:, None]
+    edge = stats.norm.cdf(np.sqrt(24 / 23) * stats.t.ppf(0.025, 23))
+    for values, statistic, widens in ((even, st.mean, False), (tail, st.mean, True), (tail, st.std, True)):
+        drawn = statistic(values[np.random.default_rng(0).integers(0, 24, (2000, 24))])
+        low, high = np.quantile(drawn, [edge, 1 - edge])
+        found = st.bootstrap(values, statistic)
+        assert (found.low < low, found.high > high) == (widens, widens)
 
 
-def test_log_ratio_interval_covers_with_24_patients():
-    def sample(rng):
-        shared = rng.standard_normal(24)
-        own = rng.standard_normal((2, 24))
-        a, b = 0.6 + 0.2 * (0.7 * shared + 0.714 * own[0]), 0.7 + 0.1 * (0.7 * shared + 0.714 * own[1])
-        return np.stack([a, b], -1)[:, None, :]
+def simulation():
+    """The module of benchmarks/coverage.py."""
+    spec = importlib.util.spec_from_file_location("coverage", PROJECT / "benchmarks" / "coverage.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["coverage"] = module
+    spec.loader.exec_module(module)
+    return module
 
-    # The spread of a sample is harder to pin down than its mean: simulated at 93 to 94 %, held here to a wider range.
-    assert 0.88 <= coverage(sample, st.log_ratio, np.log(2)) <= 0.99
+
+def test_simulated_patients_have_the_means_and_spreads_that_they_should():
+    coverage = simulation()
+    alone = coverage.Population("", ((3, 1), (1.5, 0.7)), (0.0, 0.0))
+    difference, ratio = alone.truth()
+    spread = [stats.beta.std(a, b) for a, b in alone.shapes]
+    assert difference == pytest.approx(3 / 4 - 1.5 / 2.2, abs=2e-3)
+    assert ratio == pytest.approx(np.log(spread[0] / spread[1]), abs=5e-3)
+    failing = coverage.Population("", ((8, 3), (8, 3)), (0.2, 0.0))
+    assert failing.truth()[0] == pytest.approx(0.2 * (1.2 / 10.2 - 8 / 11), abs=2e-3)
+
+
+def test_intervals_cover_what_they_say_on_skewed_values_with_failures():
+    """A hundred cohorts; benchmarks/coverage.py has five hundred of each of more populations."""
+    coverage = simulation()
+    found = coverage.measure(next(p for p in coverage.POPULATIONS if p.name == "failures alike"), 100, resamples=400)
+    assert 0.88 <= found["difference"] <= 0.99
+    assert 0.88 <= found["ratio"] <= 0.995
+    # No effect is there to find: what intervals exclude, they exclude by chance.
+    assert found["difference_effect"] <= 0.12
+    assert found["ratio_verdict"] <= 0.12
+
+
+def test_holm_by_hand():
+    assert st.holm([0.01, None, 0.04, 0.03]) == [0.03, None, 0.06, 0.06]
+    assert st.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert st.holm([]) == []
 
 
 @pytest.mark.parametrize(
@@ -276,6 +316,75 @@ def test_synthetic_arms_meet_every_baseline_and_each_baseline_its_own_real():
         ("pseudo-labels", "real"),
         ("pseudo-labels-colour", "real-colour"),
     }
+
+
+def test_p_is_corrected_within_its_table():
+    """Two claims and one reference: the reference does not count for the claims."""
+    better = BASE + 0.02 + 0.05 * RNG.standard_normal(BASE.shape)
+    values = {("real", 1): BASE, ("real-colour", 1): BASE + 0.01 * RNG.standard_normal(BASE.shape)}
+    table = comparisons(patients_of(values | {("synthetic", 1): better}), resamples=50)
+    claim, reference = table[table["kind"] == "claim"], table[table["kind"] == "reference"]
+    assert sorted(claim["holm"]) == pytest.approx(sorted(st.holm(list(claim["wilcoxon"]))))
+    assert claim["holm"].max() > claim["wilcoxon"].max() or claim["holm"].min() == 2 * claim["wilcoxon"].min()
+    assert reference["holm"].tolist() == reference["wilcoxon"].tolist()
+    judged = claims(table).set_index(["baseline", "claim"])
+    assert judged.loc[("real", MEAN), "holm"] == claim.set_index("baseline").loc["real", "holm"]
+    assert judged["holm"].isna().tolist() == [False, True, False, True]
+
+
+def test_the_spread_over_runs_is_added_to_an_interval_by_hand():
+    rows = [
+        {"difference": 0.15, "difference_low": 0.1, "difference_high": 0.25, "difference_seeds": [0.1, 0.2]},
+        {"difference": 0.1, "difference_low": None, "difference_high": None, "difference_seeds": [0.0, 0.2]},
+    ]
+    rows = [row | {"seeds": [0, 1]} for row in rows]
+    # Variances 0.005 and 0.02, and 2 degrees of freedom.
+    more = stats.t.ppf(0.975, 2) * np.sqrt(0.0125 / 2)
+    first, second = st.with_runs(rows, distinct=2)
+    assert first == pytest.approx((0.15 - np.hypot(0.05, more), 0.15 + np.hypot(0.1, more)))
+    assert second is None
+    # Rows that share their arm say less.
+    assert st.with_runs(rows, distinct=1)[0][0] < first[0]
+    alone = rows[0] | {"difference_seeds": [0.15], "seeds": [0]}
+    assert st.with_runs([alone], distinct=1) == [None]
+
+
+def test_a_gain_within_the_spread_over_runs_is_undecided():
+    gain = np.array([0.1, 0.01]) + 0.005 * RNG.standard_normal((24, 2))
+    row = judge({("real", 1): BASE, ("synthetic", 1): BASE + gain}).loc["synthetic", "real", 1, MEAN]
+    assert row["low"] > 0 > row["runs_low"]
+    assert min(row["per_seed"]) > 0
+    assert (row["verdict"], row["reason"]) == ("undecided", RUNS)
+
+
+def test_worst_patients_are_named_the_worst_first():
+    values = np.linspace(0.9, 0.1, 24)[:, None] * np.ones((1, 2))
+    values[3, 1] = np.nan
+    found = st.describe(st.table(patients_of({("real", 1): values}), "real", 1, "last"), resamples=50)
+    assert found["worst_patients"] == ["p023", "p022", "p021"]
+
+
+def test_equivalent_budget_by_hand():
+    budgets = np.array([1.0, 4.0, 16.0])
+    assert equivalent_budget(0.55, budgets, np.array([0.5, 0.6, 0.7])) == pytest.approx(2)
+    assert equivalent_budget(0.5, budgets, np.array([0.5, 0.6, 0.7])) == pytest.approx(1)
+    assert equivalent_budget(0.4, budgets, np.array([0.5, 0.6, 0.7])) == 0
+    assert equivalent_budget(0.8, budgets, np.array([0.5, 0.6, 0.7])) == np.inf
+    # More labels that are worse: the curve stays where it was.
+    assert equivalent_budget(0.65, budgets, np.array([0.5, 0.4, 0.8])) == pytest.approx(8)
+
+
+def test_labels_saved_are_read_off_the_baselines_curve_and_never_extrapolated():
+    values = {("real", 1): BASE, ("real", 4): BASE + 0.1, ("synthetic", 1): BASE + 0.05, ("synthetic", 4): BASE + 0.3}
+    patients = patients_of(values)
+    found = labels_saved(patients, runs(patients, None), resamples=200)
+    first, second = found.raw.to_dict("records")
+    # The arm lies halfway for every patient: whoever is drawn, it is two labels.
+    assert [first[name] for name in ("labels", "labels_low", "labels_high")] == pytest.approx([2, 2, 2])
+    assert found.shown.iloc[0, -1] == "2.0 [2.0, 2.0]"
+    assert second["labels"] == np.inf and found.shown.iloc[1, -1] == "> 4 [> 4, > 4]"
+    alone = patients_of({("real", 1): BASE, ("synthetic", 1): BASE})
+    assert labels_saved(alone, runs(alone, None)) is None
 
 
 def test_no_data_gives_an_empty_table_with_its_columns():

@@ -1,9 +1,13 @@
 """The training loop's random numbers."""
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
 
+from stedm.errors import Stopped, UserError
 from stedm.training import Training, fit
 
 
@@ -118,3 +122,48 @@ def test_bfloat16_computes_the_networks_and_keeps_the_weights(tmp_path):
     assert half.network.weight.dtype == torch.float32
     assert torch.allclose(half.network.weight, full.network.weight, rtol=0.05)
     assert not torch.equal(half.network.weight, full.network.weight)
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path):
+    """A finite loss whose gradient is not, at the step of a state and at the last one."""
+
+    class Rooted(Line):
+        def loss(self, batch, number):
+            loss = super().loss(batch, number)
+            return loss + (0 * self.network.weight.sum()).sqrt() if number == self.rotten else loss
+
+    for rotten, kept in ((1, None), (3, 2)):
+        module, folder = Rooted(), tmp_path / str(rotten)
+        module.rotten = rotten
+        folder.mkdir()
+        with pytest.raises(UserError, match=f"network.weight are not finite after step {rotten + 1}"):
+            fit(module, samples(4, 8), folder=folder, device=torch.device("cpu"), label="test")
+        state = folder / "state.ckpt"
+        assert (torch.load(state, weights_only=True)["global_step"] if state.exists() else None) == kept
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_keeps_the_state_of_the_step_at_hand(tmp_path, workers):
+    """Amid an accumulated step, between two regular states; afterwards the process's own answer is back."""
+
+    class Warned(Line):
+        def loss(self, batch, number):
+            if number == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(batch, number)
+
+    def run(module, folder):
+        folder.mkdir(exist_ok=True)
+        where = torch.device("cpu")
+        fit(module, samples(4, 2), folder=folder, device=where, label="test", workers=workers)
+
+    whole, warned, resumed = Line(accumulate=4), Warned(accumulate=4), Line(accumulate=4)
+    for module in (whole, warned, resumed):
+        module.checkpoint_every = 100
+    run(whole, tmp_path / "a")
+    with pytest.raises(Stopped, match="after step 3 of 4, state kept"):
+        run(warned, tmp_path / "b")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    run(resumed, tmp_path / "b")
+    assert resumed.numbers == [12, 13, 14, 15]
+    assert torch.equal(resumed.network.weight, whole.network.weight) and resumed.curve == whole.curve

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from stedm import __version__
-from stedm.errors import UserError
+from stedm.errors import MadeMeanwhile, Stopped, UserError
 
 log = logging.getLogger("stedm")
 
 STAGES = {
     "cohort": "acquire and verify the slides",
     "tiles": "cut slides into the tile store",
+    "autoencoder": "train the generator's first stage on the cohort's tiles",
     "generator": "train a diffusion model",
     "synthetic": "draw labelled images in the styles of unlabelled patients",
     "segmenter": "train a segmenter and predict the test patients",
@@ -23,7 +24,7 @@ STAGES = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a known error is one sentence and exit code 2, an interruption 130."""
+    """Run a command; a known error is one sentence and exit code 2, a training that was stopped 75, Ctrl-C 130."""
     options = _parser().parse_args(arguments)
     _start_log(options.log)
     try:
@@ -31,6 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         log.error("error: %s", error)
         sys.exit(2)
+    except Stopped as stopped:
+        log.error("%s; run the same command again to go on", stopped)
+        sys.exit(75)
+    except MadeMeanwhile as made:
+        log.info("%s", made)
     except KeyboardInterrupt:
         log.error("interrupted; run the same command again to go on")
         sys.exit(130)
@@ -87,14 +93,26 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--part", type=int, default=0, help="which of execution.synthetic_jobs parts")
 
     for name, text, run in (
-        ("report", "write tables, figures, claims and the report", _run_report),
         ("headline", "print the headline table of a finished run", _run_headline),
         ("search", "compare strengths of colour augmentation on training patients", _run_search),
-        ("record", "copy a run's results to results/reference", _run_record),
         ("check", "check a configuration and print it with all defaults", _run_check),
         ("manifest", "write a cohort's manifest from its own tables and files", _run_manifest),
     ):
         verb(name, text, run).add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    report = verb("report", "write tables, figures, claims and the report", _run_report)
+    report.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    report.add_argument("--recorded", action="store_true", help="of the recorded scores, in results/review")
+
+    record = verb("record", "copy a run's results to results/reference", _run_record)
+    record.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    record.add_argument("--again", action="store_true", help="only make what follows from the recorded scores anew")
+
+    verify = verb("verify", "compare recorded results with what can be made again here, cell by cell", _run_verify)
+    verify.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml (default: --all)")
+    verify.add_argument("--all", action="store_true", help="every result under results/reference")
+    verify.add_argument("--sign", action="store_true", help="append who, when, commit and machine to REPRODUCED.md")
+    verify.add_argument("--out", type=Path, metavar="DIR", help="folder of verification.json and .html")
+
     plan = verb("plan", "say what would run for a configuration, and what it takes", _run_plan)
     plan.add_argument("config", type=Path, help="configuration, such as config/paper.yaml")
     plan.add_argument("--runs", action="store_true", help="list the runs instead, and which are done")
@@ -115,12 +133,16 @@ def _parser() -> argparse.ArgumentParser:
         help="move outlines by at most so many working pixels to simplify them (default 0.35: no pixel changes sides)",
     )
 
+    crate = verb("crate", "write a finished run as a Workflow Run RO-Crate, for an archive", _run_crate)
+    crate.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
+    crate.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder of the crate")
+
     doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
     doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
     doctor.add_argument("--slides", nargs="+", type=Path, default=[], metavar="PATH", help="slides of no cohort")
     doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
 
-    verb("docs", "write docs/configuration.md and config/schema.json from the schema", _run_docs)
+    verb("docs", "write the configuration's reference page and schema, and the numbers that pages show", _run_docs)
     return parser
 
 
@@ -221,7 +243,7 @@ def _run_tiles(options: argparse.Namespace) -> None:
 def _run_report(options: argparse.Namespace) -> None:
     from stedm.stages import make_report
 
-    headline = make_report(_study(options.config))
+    headline = make_report(_study(options.config), recorded=options.recorded)
     # In the workflow other lines follow; `make` prints the headline at the end.
     if options.log is None:
         print(headline)
@@ -243,9 +265,19 @@ def _run_search(options: argparse.Namespace) -> None:
 
 
 def _run_record(options: argparse.Namespace) -> None:
-    from stedm.tools.record import record_reference
+    from stedm.tools.record import record_again, record_reference
 
-    log.info("recorded %s", record_reference(_study(options.config)))
+    study = _study(options.config)
+    log.info("recorded %s", (record_again if options.again else record_reference)(study))
+
+
+def _run_verify(options: argparse.Namespace) -> None:
+    from stedm.verify.command import verify_results
+
+    said, sound = verify_results(options.config, everything=options.all, sign=options.sign, out=options.out)
+    print(said)
+    if not sound:
+        sys.exit(1)
 
 
 def _run_plan(options: argparse.Namespace) -> None:
@@ -297,6 +329,12 @@ def _run_export(options: argparse.Namespace) -> None:
         tolerance=options.tolerance,
     )
     log.info("wrote %s; %s states the error of each file", options.out, summary)
+
+
+def _run_crate(options: argparse.Namespace) -> None:
+    from stedm.tools.crate import write_crate
+
+    log.info("wrote %s", write_crate(_study(options.config), options.out))
 
 
 def _run_doctor(options: argparse.Namespace) -> None:

@@ -11,7 +11,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from stedm.errors import UserError
 
@@ -113,6 +122,36 @@ class StyleConfig(Section):
         return self
 
 
+class AutoencoderConfig(Section):
+    """An autoencoder trained on the cohort's own tiles, where no published one is at hand; labels are not read."""
+
+    channels: list[Annotated[int, Field(gt=0, multiple_of=8)]] = [64, 128, 256]
+    """Widths, one a resolution; each next one has half the side, so that `patch` is 2 to the power of their number
+    less one."""
+    blocks: Positive = 1
+    """Residual blocks a resolution of the encoder; the decoder has one more."""
+    latent: Positive = 3
+    """Channels of the latent."""
+    codes: Annotated[int, Field(ge=2)] = 1024
+    """Of `vq`: entries of the codebook."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """Of `vq`: weight of the loss that keeps the encoder near its codes."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-6
+    """Of `kl`: weight of the divergence from a standard normal, both losses counted a pixel's value."""
+    steps: Positive = 20000
+    """Optimiser steps."""
+    batch: Positive = 8
+    """Tiles a step."""
+    lr: Annotated[float, Field(gt=0)] = 4e-4
+    """Peak learning rate of AdamW (warm-up, then cosine to zero)."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Numbers in which the network is computed."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of its weights, tiles and noise; one autoencoder serves all budgets and seeds."""
+    checkpoint_every: Positive = 500
+    """Steps between two states from which a killed training goes on."""
+
+
 class FirstStageConfig(Section):
     """The map between pixels and latents."""
 
@@ -121,6 +160,8 @@ class FirstStageConfig(Section):
     paper's VQ-f4 or another VQ autoencoder; a KL autoencoder."""
     path: Path | None = None
     """Weights of `vq` and `kl`: a folder in diffusers' format, or the original `vq-f4.ckpt`."""
+    train: AutoencoderConfig | None = None
+    """Of `vq` and `kl`, in place of `path`: train the autoencoder on the cohort's own tiles."""
     patch: Annotated[int, Field(ge=1)] = 2
     """Side of a patch in pixels: the latent is smaller by this factor."""
     components: Positive = 6
@@ -131,9 +172,22 @@ class FirstStageConfig(Section):
 
     @model_validator(mode="after")
     def _path_fits(self) -> FirstStageConfig:
-        if (self.path is None) == (self.kind in ("vq", "kl")):
-            raise ValueError("a path belongs to the kinds vq and kl, and to no other")
+        if self.kind not in ("vq", "kl"):
+            if self.path is not None or self.train is not None:
+                raise ValueError("a path belongs to the kinds vq and kl, and to no other; so does train")
+        elif (self.path is None) == (self.train is None):
+            raise ValueError("a path belongs to the kinds vq and kl, or train in its place")
+        if self.train is not None and self.patch != (factor := 2 ** (len(self.train.channels) - 1)):
+            raise ValueError(f"patch {self.patch} does not fit train.channels, whose factor is {factor}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_train(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `train` where there is none: runs that were named before it existed keep their names."""
+        values = dump(self)
+        if self.train is None:
+            del values["train"]
+        return values
 
 
 class UNetConfig(Section):
@@ -320,6 +374,16 @@ class ExecutionConfig(Section):
     """`auto` takes a GPU where torch sees one; `cuda` without a GPU is an error, never a fallback."""
     threads: Positive = 1
     """Torch threads of each training or sampling process."""
+    devices: Positive = 1
+    """GPUs of a node, or processes on the CPU, that train one generator; each takes its part of every batch."""
+    nodes: Positive = 1
+    """Machines that train one generator; above 1, `srun` or `torchrun` starts `stedm generator` once a device."""
+    compile: bool = False
+    """Compile the generator's U-Net for its training (torch.compile): numbers agree to rounding, not to the bit."""
+    channels_last: bool = True
+    """Keep the U-Net's tensors in the order that convolutions are fastest in: numbers agree to rounding."""
+    pictures: Annotated[int, Field(ge=0, le=3)] = 0
+    """Pictures that a generator's training draws on its way, at even distances, beside the one at its end."""
     slide_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that draw slides or cut them into tiles; 0 works in the process itself."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
@@ -517,6 +581,10 @@ class Config(Section):
             raise ValueError(f"generator.style.size must divide tiles.tile {self.tiles.tile}")
         if self.segmenter.network == "mit-b2" and self.tiles.tile < 32:
             raise ValueError(f"segmenter.network mit-b2 needs tiles.tile of at least 32, not {self.tiles.tile}")
+        if self.generator.batch % (self.execution.devices * self.execution.nodes):
+            raise ValueError(
+                f"generator.batch {self.generator.batch} must be a multiple of execution.devices × execution.nodes"
+            )
         if self.segmenter.window <= 2 * self.segmenter.margin:
             raise ValueError("segmenter.window must be larger than twice segmenter.margin")
         return self

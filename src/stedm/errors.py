@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Stopped(Exception):
+    """A training that was asked to stop has kept its state; exit code 75, "temporary failure"."""
+
+
+class MadeMeanwhile(Exception):
+    """Another process has made the same product while this one waited for it; nothing is left to do."""

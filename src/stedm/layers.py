@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stedm.team import part_of
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the training images of ImageNet in [0, 1], by which published backbones expect their input normalised."""
 
@@ -46,11 +48,14 @@ class StochasticDepth(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.part = rate, (0, 1)
 
     def forward(self, branch: Tensor) -> Tensor:
         """Map a branch, (batch, …), to the same shape."""
         if not self.training or self.rate == 0:
             return branch
-        kept = torch.empty(len(branch), *[1] * (branch.ndim - 1), device=branch.device, dtype=branch.dtype)
-        return branch * kept.bernoulli_(1 - self.rate) / (1 - self.rate)
+        # Drawn for the whole batch, of which another process may hold the rest.
+        samples = len(branch) * self.part[1]
+        kept = torch.empty(samples, *[1] * (branch.ndim - 1), device=branch.device, dtype=branch.dtype)
+        kept = kept.bernoulli_(1 - self.rate)[part_of(samples, self.part)]
+        return branch * kept / (1 - self.rate)

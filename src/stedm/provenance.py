@@ -29,13 +29,15 @@ from pathlib import Path
 from typing import Any
 
 from stedm.config import canonical
-from stedm.errors import UserError
+from stedm.errors import MadeMeanwhile, UserError
 
 log = logging.getLogger("stedm")
 
 RECORD = "provenance.json"
 SUMS = "SHA256SUMS"
 SOURCE = Path(__file__).parent
+PATIENCE = 600
+"""Seconds that a helping process waits for the leading one."""
 
 RECORDED_PACKAGES = (
     *("numpy", "pandas", "pyarrow", "scipy", "torch", "pytorch-lightning", "snakemake", "dvc"),
@@ -113,18 +115,20 @@ def _imports(tree: ast.AST, name: str, is_package: bool) -> list[str]:
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file at `path`: a second process waits, and a killed one lets go."""
+def exclusive(path: Path, what: str) -> Iterator[bool]:
+    """Hold the lock file at `path`: a second process waits (and is told so), and a killed one lets go."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    waited = False
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("%s: another process is at work on it; waiting for it to finish", what)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            waited = True
+        yield waited
 
 
 @contextmanager
@@ -164,6 +168,7 @@ def product(
     settings: Mapping[str, Any],
     inputs: Mapping[str, Path] | None = None,
     keep: tuple[str, ...] = (),
+    leads: bool = True,
 ) -> Iterator[Product]:
     """Make a product folder, whole or not at all.
 
@@ -182,18 +187,28 @@ def product(
         Product folders or files used, by role.
     keep
         Names in the working folder that belong to resuming and not to the product: deleted at the end.
+    leads
+        False in a process that helps the one which makes the product: it waits for the folder and writes nothing.
 
     Raises
     ------
     UserError
-        If an input is missing, or the disk is full.
+        If an input is missing, the disk is full, or the process to be helped does not come.
+    MadeMeanwhile
+        If another process has just made the same product.
     """
     out, inputs = Path(out), dict(inputs or {})
     sources = {role: identify(path) for role, path in inputs.items()}
     code = fingerprint(f"stedm.{stage}")
     identity = digest({"stage": stage, "settings": settings, "inputs": sources, "code": code}, 64)
     partial = out.with_name(f".{out.name}.partial")
-    with exclusive(out.with_name(f".{out.name}.lock"), str(out)):
+    if not leads:
+        _await(partial / ".identity", identity)
+        yield Product(partial)
+        return
+    with exclusive(out.with_name(f".{out.name}.lock"), str(out)) as waited:
+        if waited and (read_record(out) or {}).get("identity") == identity:
+            raise MadeMeanwhile(f"{out}: made by the other process; nothing is left to do")
         stamp = partial / ".identity"
         if partial.exists() and (not stamp.exists() or stamp.read_text() != identity):
             shutil.rmtree(partial)
@@ -210,6 +225,7 @@ def product(
             record = {
                 "stage": stage,
                 "id": out.name,
+                "identity": identity,
                 "settings": json.loads(canonical(settings)),
                 "code": code,
                 "inputs": {role: {"path": str(inputs[role]), **source} for role, source in sources.items()},
@@ -226,6 +242,17 @@ def product(
             raise _explain(error, out) from error
         _remove(out)
         partial.replace(out)
+
+
+def _await(stamp: Path, identity: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not (stamp.exists() and stamp.read_text() == identity):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{stamp.parent}: the leading process has not prepared this folder within {PATIENCE} s; "
+                "start all processes with the same code and configuration, on one file system."
+            )
+        time.sleep(0.2)
 
 
 def _remove(path: Path) -> None:

@@ -98,7 +98,7 @@ class Plan:
         """
         plan = copy.copy(self)
         plan.config = config
-        for name in ("segmenters", "searched", "all"):
+        for name in ("autoencoder", "segmenters", "searched", "all"):
             vars(plan).pop(name, None)
         plan.check(config.arms)
         return plan
@@ -187,6 +187,17 @@ class Plan:
         settings = self.config.tiles.model_dump(mode="json")
         return self._run("tiles", "", settings, {"cohort": self.cohort})
 
+    @cached_property
+    def autoencoder(self) -> Run | None:
+        """The autoencoder that is trained on the cohort's tiles; None where a first stage needs none."""
+        config = self.config.generator.first_stage
+        if config.train is None:
+            return None
+        settings = {"kind": config.kind, "autoencoder": config.train.model_dump(mode="json")}
+        settings["patients"] = sorted([*self.patients("train"), *self.patients("unlabelled")])
+        slug, facts = f"{config.kind}-f{config.patch}", {"seed": config.train.seed}
+        return self._run("autoencoder", slug, settings, {"tiles": self.tiles}, facts)
+
     def generator(self, budget: int, seed: int) -> Run:
         """The generator of a budget and seed."""
         seed = self.draw(seed)
@@ -198,7 +209,8 @@ class Plan:
         if config.unlabelled and not config.see_styles:
             settings["unlabelled"] = self.seen(labelled, seed)
         slug = f"k{budget}-s{seed}-{style.sampling}-{style.aggregation}"
-        return self._run("generator", slug, settings, {"tiles": self.tiles}, {"budget": budget, "seed": seed})
+        inputs = {"tiles": self.tiles} | ({"autoencoder": self.autoencoder} if self.autoencoder else {})
+        return self._run("generator", slug, settings, inputs, {"budget": budget, "seed": seed})
 
     def synthetic(self, budget: int, seed: int, sampling: str) -> Run:
         """The synthetic images of a budget, seed and style sampling (``none``: the null style)."""
@@ -299,6 +311,11 @@ class Plan:
             for arm in config.arms
         ]
         return list({run.id: run for run in runs}.values())
+
+    def smallest(self, arms: tuple[str, ...]) -> list[Run]:
+        """The segmenters of the first seed at the smallest budget, of those arms that the configuration has."""
+        budget, seed = min(self.config.budgets), self.config.seeds[0]
+        return [self.segmenter(arm, budget, seed) for arm in arms if arm in self.config.arms]
 
     @cached_property
     def searched(self) -> list[Run]:

@@ -50,26 +50,60 @@ def make_tiles(plan: Plan, run: Run) -> None:
         )
 
 
+def make_autoencoder(plan: Plan, run: Run) -> None:
+    """Train an autoencoder on the cohort's tiles."""
+    from stedm.autoencoder.train import train_autoencoder
+    from stedm.tiles.store import TileStore
+
+    config, tiles = plan.config, run.inputs["tiles"].folder
+    what = {"stage": "autoencoder", "settings": _settings(run), "inputs": {"tiles": tiles}, "keep": STATE_FILES}
+    with product(run.folder, **what) as making:
+        train_autoencoder(
+            making,
+            store=TileStore(tiles),
+            patients=run.settings["patients"],
+            validation=plan.patients("validation"),
+            kind=run.settings["kind"],
+            config=config.generator.first_stage.train,
+            device=config.execution.device,
+            threads=config.execution.threads,
+            workers=config.execution.loader_workers,
+        )
+
+
 def make_generator(plan: Plan, run: Run) -> None:
     """Train a generator."""
     from stedm.generator.build import weight_files
     from stedm.generator.train import train_generator
+    from stedm.team import Team
     from stedm.tiles.store import TileStore
 
+    team = Team(plan.config.execution.devices, plan.config.execution.nodes)
+    if not team.leads:
+        log.setLevel(logging.ERROR)
     config, tiles = plan.config, run.inputs["tiles"].folder
     labelled = run.settings["labelled"]
-    inputs = {"tiles": tiles} | weight_files(config.generator)
-    with product(run.folder, stage="generator", settings=_settings(run), inputs=inputs, keep=STATE_FILES) as making:
+    inputs, settings = {"tiles": tiles} | weight_files(config.generator), config.generator
+    if "autoencoder" in run.inputs:
+        inputs["autoencoder"] = run.inputs["autoencoder"].folder
+        update = {"path": inputs["autoencoder"], "train": None}
+        settings = settings.model_copy(update={"first_stage": settings.first_stage.model_copy(update=update)})
+    what = {"stage": "generator", "settings": _settings(run), "inputs": inputs, "keep": STATE_FILES}
+    with product(run.folder, **what, leads=team.leads) as making:
         train_generator(
             making,
             store=TileStore(tiles),
             labelled=labelled,
             unlabelled=plan.seen(labelled, run.facts["seed"]),
-            config=config.generator,
+            config=settings,
             seed=run.facts["seed"],
             device=config.execution.device,
             threads=config.execution.threads,
             workers=config.execution.loader_workers,
+            team=team,
+            compile=config.execution.compile,
+            channels_last=config.execution.channels_last,
+            pictures=config.execution.pictures,
         )
 
 
@@ -167,8 +201,9 @@ def make_segmenter(plan: Plan, run: Run) -> None:
 
 
 def make_scores(plan: Plan, run: Run) -> None:
-    """Count a segmenter's predictions against the labels."""
+    """Count a segmenter's predictions against the labels, and keep overviews of a few slides."""
     from stedm.scores.count import SCORES, count_predictions
+    from stedm.scores.overviews import OVERVIEWS, write_overviews
     from stedm.tiles.store import TileStore
 
     segmenter, tiles = run.inputs["segmenter"], run.inputs["tiles"].folder
@@ -176,21 +211,36 @@ def make_scores(plan: Plan, run: Run) -> None:
     inputs = {"segmenter": segmenter.folder, "tiles": tiles}
     with product(run.folder, stage="scores", settings=_settings(run), inputs=inputs) as making:
         predictions = segmenter.folder / "predictions.parquet"
-        count_predictions(predictions, TileStore(tiles), facts, making.folder / SCORES)
+        store = TileStore(tiles)
+        count_predictions(predictions, store, facts, making.folder / SCORES)
+        write_overviews(predictions, store, making.folder / "preview" / OVERVIEWS)
 
 
-def make_report(study: Study) -> str:
-    """Collect the scores and write tables, figures, claims and the report; return the headline as text."""
+def make_report(study: Study, *, recorded: bool = False) -> str:
+    """Collect the scores and write tables, figures, claims and the report; return the headline as text.
+
+    Parameters
+    ----------
+    study
+        The study.
+    recorded
+        Report the recorded scores instead, in ``results/review/<name>``; pictures and curves are of the runs there are.
+    """
     import pandas as pd
 
     from stedm.report import build_report, headline_text
 
-    out, config = study.view, study.config
-    read = {run.id: _read_scores(run) for _, run in study.scored}
-    scores = pd.concat([read[run.id] for run in study.scores], ignore_index=True)
+    config, out = study.config, study.view
+    title = config.title or config.name
+    if recorded:
+        title, out = f"{title}, as recorded", study.root / "results" / "review" / config.name
+        scores, experiments = _read_scores(study.root / "results" / "reference" / config.name), []
+    else:
+        read = {run.id: _read_scores(run.folder) for _, run in study.scored}
+        scores = pd.concat([read[run.id] for run in study.scores], ignore_index=True)
+        experiments = _described_experiments(study, read)
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
-    experiments = _described_experiments(study, read)
     if experiments:
         with replacing(out / "experiments.parquet") as beside:
             _one_table(experiments).to_parquet(beside, index=False)
@@ -201,7 +251,7 @@ def make_report(study: Study) -> str:
     try:
         build_report(
             out=out,
-            title=config.title or config.name,
+            title=title,
             scores=scores,
             runs=own,
             ledger=read_ledger(study.root / "docs" / "ledger.csv"),
@@ -216,10 +266,13 @@ def make_report(study: Study) -> str:
     return headline_text(out)
 
 
-def _read_scores(run: Run) -> Any:
+def _read_scores(folder: Path) -> Any:
     import pandas as pd
 
-    table = pd.read_parquet(run.folder / "scores.parquet")
+    path = folder / "scores.parquet"
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run `snakemake` for this configuration first.")
+    table = pd.read_parquet(path)
     return table.astype({"budget": "Int64"})
 
 
@@ -305,7 +358,7 @@ def make_search(study: Study) -> str:
 
     rows = []
     for run in study.searched:
-        patients = per_patient(_read_scores(run))
+        patients = per_patient(_read_scores(run.folder))
         iou = patients.loc[patients["checkpoint"] == "last", "iou"]
         strength = run.inputs["segmenter"].settings["segmenter"]["colour_jitter"]
         rows.append({"strength": strength, "seed": run.facts["seed"], "patients": len(iou), "iou": iou.mean()})

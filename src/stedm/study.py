@@ -13,6 +13,9 @@ from stedm.errors import UserError
 from stedm.experiments import variants
 from stedm.runs import Plan, Run
 
+REVIEWED = ("real", "real-colour")
+"""Arms that a review trains again: those that need no generator."""
+
 
 @dataclass(frozen=True)
 class VariantRuns:
@@ -123,6 +126,11 @@ class Study:
     def searched(self) -> list[Run]:
         """The counts of the search for the strength of colour augmentation, of the first split alone."""
         return [self.plans[0].scores(run) for run in self.plans[0].searched]
+
+    @cached_property
+    def reviewed(self) -> list[Run]:
+        """The counts of the segmenters that a review trains again, of the first split alone."""
+        return [self.plans[0].scores(run) for run in self.plans[0].smallest(REVIEWED)]
 
     @cached_property
     def _found(self) -> dict[str, dict[str, tuple[Plan, Run]]]:

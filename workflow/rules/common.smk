@@ -6,6 +6,15 @@ from stedm.config import parse_configs
 from stedm.errors import UserError
 from stedm.provenance import SUMS, fingerprint, write_text
 from stedm.study import Studies
+from stedm.tools.scheduler import check_scheduler
+
+
+def leave(error):
+    """End with the one sentence; Snakemake would wrap an exception in its own lines and a traceback."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(2)
+
 
 try:
     studies = Studies(
@@ -14,10 +23,7 @@ try:
         )
     )
 except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    # Snakemake wraps an exception in its own lines and a traceback; the sentence above is all there is to say.
-    sys.stderr.flush()
-    os._exit(2)
+    leave(error)
 
 RUNS = "results/runs/{cohort}"
 VIEW = "results/{name}"
@@ -35,6 +41,10 @@ wildcard_constraints:
 onstart:
     import yaml
 
+    try:
+        check_scheduler(workflow.executor_plugin.name)
+    except UserError as error:
+        leave(error)
     for study in studies.all:
         write_text(
             study.view / "config.yaml",
@@ -99,3 +109,11 @@ def synthetic_threads(settings):
 
 def gpus(settings):
     return 1 if settings.device == "cuda" else 0
+
+
+def training_threads(settings):
+    return settings.threads * settings.devices
+
+
+def training_gpus(settings):
+    return settings.devices if settings.device == "cuda" else 0

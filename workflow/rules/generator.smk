@@ -10,10 +10,10 @@ rule generator:
     priority: 20
     conda:
         "../../environment.yaml"
-    threads: execution("generator", threads_of)
+    threads: execution("generator", training_threads)
     resources:
         settings=resolved("generator"),
-        gpu=execution("generator", gpus),
+        gpu=execution("generator", training_gpus),
         mem_mb=4000,
         disk_mb=4000,
         runtime=2880,

@@ -15,7 +15,7 @@ rule scores:
         disk_mb=10,
         runtime=60,
     params:
-        code=fingerprint("stedm.scores.count"),
+        code=[fingerprint("stedm.scores.count"), fingerprint("stedm.scores.overviews")],
     message:
         "Scores {wildcards.id}: count predictions against labels"
     shell:

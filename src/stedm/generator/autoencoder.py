@@ -192,12 +192,16 @@ class Codebook(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Replace each position of latents, (batch, channels, h, w), by the nearest code (Euclid)."""
+        return self.embedding.weight[self.nearest(latents)].movedim(-1, 1)
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Return the number of the nearest code at each position, (batch, h, w)."""
         codes = self.embedding.weight
         rows = latents.movedim(1, -1).flatten(0, 2)
         squares = codes.pow(2).sum(1)
         # |z − e|² less |z|², which no code changes.
         nearest = [torch.addmm(squares, part, codes.T, alpha=-2).argmin(1) for part in rows.split(NEAREST_ROWS)]
-        return codes[torch.cat(nearest)].unflatten(0, latents[:, 0].shape).movedim(-1, 1)
+        return torch.cat(nearest).unflatten(0, latents[:, 0].shape)
 
 
 class Autoencoder(nn.Module):
@@ -233,12 +237,22 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`FirstStage.encode`."""
-        y = self.encoder(images)
-        y = self.quant_conv(y) if self.shape.quant_conv else y
-        return (y[:, : self.channels] - self.shape.shift) / self.shape.scale
+        return (self.moments(images)[:, : self.channels] - self.shape.shift) / self.shape.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """See :meth:`FirstStage.decode`."""
         y = latents * self.shape.scale + self.shape.shift
-        y = self.quantize(y) if self.shape.codes else y
-        return self.decoder(self.post_quant_conv(y) if self.shape.post_quant_conv else y)
+        return self.reconstruct(self.quantize(y) if self.shape.codes else y)
+
+    def moments(self, images: Tensor) -> Tensor:
+        """Return what the encoder says of images, in its own units.
+
+        Latents before quantisation, (batch, latent, h, w), or of a KL autoencoder the posterior's mean and the
+        logarithm of its variance, (batch, 2 latent, h, w).
+        """
+        y = self.encoder(images)
+        return self.quant_conv(y) if self.shape.quant_conv else y
+
+    def reconstruct(self, latents: Tensor) -> Tensor:
+        """Map latents in the encoder's own units, of a VQ autoencoder quantised ones, to images."""
+        return self.decoder(self.post_quant_conv(latents) if self.shape.post_quant_conv else latents)

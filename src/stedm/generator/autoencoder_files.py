@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from stedm.errors import UserError
 from stedm.generator.autoencoder import VQ_F4, Autoencoder, AutoencoderShape
+from stedm.provenance import write_text
 from stedm.weights import check_tensors, load_exactly, read_tensors, without
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -145,3 +147,32 @@ def read_shape(kind: str, path: Path) -> AutoencoderShape:
 def _demand(path: Path, key: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise UserError(f"{path}: {key} is {found!r}, and only {expected!r} is supported; give another autoencoder.")
+
+
+def save_autoencoder(folder: Path, stage: Autoencoder) -> None:
+    """Write an autoencoder as a folder in diffusers' format, from which :func:`load_autoencoder` reads it."""
+    shape = stage.shape
+    levels = len(shape.widths)
+    values = {
+        "_class_name": CLASSES["vq" if shape.codes else "kl"],
+        **{key: value for key, value in SUPPORTED.items() if key in ("in_channels", "out_channels", "act_fn")},
+        "block_out_channels": list(shape.widths),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": shape.blocks,
+        "latent_channels": shape.latent,
+        "norm_num_groups": shape.groups,
+        "mid_block_add_attention": shape.attention,
+        "scaling_factor": 1 / shape.scale,
+    }
+    if shape.codes:
+        values |= {"num_vq_embeddings": shape.codes, "vq_embed_dim": shape.latent}
+    else:
+        values |= {"shift_factor": shape.shift, "use_quant_conv": shape.quant_conv}
+        values |= {"use_post_quant_conv": shape.post_quant_conv}
+    tensors = {
+        diffusers_name(name, levels): tensor.detach().cpu().reshape(_shape_in_folder(name, tensor)).contiguous()
+        for name, tensor in stage.state_dict().items()
+    }
+    write_text(folder / CONFIG, json.dumps(values, indent=1, sort_keys=True) + "\n")
+    save_file(tensors, folder / WEIGHTS)

@@ -22,6 +22,7 @@ from stedm.augment import (
     transformed,
 )
 from stedm.config import GeneratorConfig, StyleConfig
+from stedm.team import part_of
 from stedm.tiles.store import UNKNOWN, TileStore
 from stedm.tiles.windows import Window, WindowPool
 
@@ -49,8 +50,24 @@ def draw_style(pool: WindowPool, window: Window, style: StyleConfig, random: np.
     return [StyleTile(draw(random, window)) for _ in range(style.count)]
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What a sample is made of."""
+
+    pool: WindowPool
+    window: Window
+    turn: int
+    """Which of the eight symmetries; see :func:`stedm.augment.flip`."""
+    shown: bool
+    """Whether the layout is given, as far as it is known."""
+    has_style: bool
+    styles: list[StyleTile]
+    turns: list[int]
+    colour: np.ndarray
+
+
 class TrainingBatches(Dataset):
-    """Map from a batch's number to it.
+    """Map from a batch's number to it, or to one part of it.
 
     A batch is a dict of ``images`` float (batch, 3, tile, tile) in [−1, 1], ``layouts`` float
     (batch, 1, tile, tile) of 0 and 1, ``has_layout`` and ``has_style`` bool (batch,), and ``styles`` float
@@ -66,6 +83,8 @@ class TrainingBatches(Dataset):
         Settings of the generator.
     seed
         Seed of the run.
+    part
+        Which part of a batch, and of how many (see :class:`stedm.team.Team`).
     """
 
     def __init__(
@@ -75,8 +94,9 @@ class TrainingBatches(Dataset):
         unlabelled: Collection[str],
         config: GeneratorConfig,
         seed: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.store, self.config, self.seed = store, config, seed
+        self.store, self.config, self.seed, self.part = store, config, seed, part
         self.labelled = WindowPool(store, labelled, known=True)
         use_unlabelled = config.unlabelled and len(unlabelled) > 0
         self.unlabelled = WindowPool(store, unlabelled) if use_unlabelled else None
@@ -85,27 +105,23 @@ class TrainingBatches(Dataset):
         return self.config.steps * self.config.accumulate
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        config, style = self.config, self.config.style
+        return self.batch(number, self.part)
+
+    def batch(self, number: int, part: tuple[int, int] = (0, 1)) -> dict[str, Tensor]:
+        """Return a part of a batch; what a sample is depends on neither the part nor the other samples' pixels."""
         random = seeds.generator(self.seed, "generator", "batch", number)
-        images, layouts, has_layout, has_style, styles, maps = [], [], [], [], [], []
-        for _ in range(config.batch):
-            from_unlabelled = self.unlabelled is not None and random.random() < config.unlabelled_share
-            pool = self.unlabelled if from_unlabelled else self.labelled
-            window = pool.draw(random, foreground_share=0 if from_unlabelled else config.foreground_share)
-            turn = int(random.integers(8))
-            image, label = pool.read(window)
-            layout = np.zeros(label.shape, bool) if from_unlabelled else self.store.layout(label)
-            images.append(flip(image, turn))
-            layouts.append(flip(layout, turn).astype(np.float32)[None])
-            shown = not from_unlabelled and random.random() >= config.drop_layout
+        drawn = [self._draw(random) for _ in range(self.config.batch)][part_of(self.config.batch, part)]
+        style = self.config.style
+        images, layouts, has_layout, styles = [], [], [], []
+        for sample in drawn:
+            image, label = sample.pool.read(sample.window)
+            layout = self.store.layout(label) if sample.pool is self.labelled else np.zeros(label.shape, bool)
+            images.append(flip(image, sample.turn))
+            layouts.append(flip(layout, sample.turn).astype(np.float32)[None])
             # Part of a layout would say that there is no foreground where nobody looked.
-            has_layout.append(shown and not (label == UNKNOWN).any())
-            has_style.append(style.sampling != "none" and random.random() >= config.drop_style)
-            chosen = draw_style(pool, window, style, random) or [StyleTile(window)] * style.count
-            turns = random.integers(8, size=style.count)
-            styles += [flip(tile.read(pool), int(t)) for tile, t in zip(chosen, turns, strict=True)]
-            maps.append(draw_colour(random, config.colour_jitter))
-        shared = torch.from_numpy(np.stack(maps))
+            has_layout.append(sample.shown and not (label == UNKNOWN).any())
+            styles += [flip(tile.read(sample.pool), t) for tile, t in zip(sample.styles, sample.turns, strict=True)]
+        shared = torch.from_numpy(np.stack([sample.colour for sample in drawn]))
         image = jitter_colour(to_tensor(images), shared)
         reduced = reduce_area(to_tensor(styles), style.size)
         set_ = jitter_colour(reduced, shared.repeat_interleave(style.count, 0))
@@ -113,6 +129,19 @@ class TrainingBatches(Dataset):
             "images": image * 2 - 1,
             "layouts": torch.from_numpy(np.ascontiguousarray(np.stack(layouts))),
             "has_layout": torch.tensor(has_layout),
-            "has_style": torch.tensor(has_style),
-            "styles": (set_ * 2 - 1).unflatten(0, (config.batch, style.count)),
+            "has_style": torch.tensor([sample.has_style for sample in drawn]),
+            "styles": (set_ * 2 - 1).unflatten(0, (len(drawn), style.count)),
         }
+
+    def _draw(self, random: np.random.Generator) -> _Sample:
+        """Decide what a sample shows, without reading any of it."""
+        config, style = self.config, self.config.style
+        from_unlabelled = self.unlabelled is not None and random.random() < config.unlabelled_share
+        pool = self.unlabelled if from_unlabelled else self.labelled
+        window = pool.draw(random, foreground_share=0 if from_unlabelled else config.foreground_share)
+        turn = int(random.integers(8))
+        shown = not from_unlabelled and random.random() >= config.drop_layout
+        has_style = style.sampling != "none" and random.random() >= config.drop_style
+        chosen = draw_style(pool, window, style, random) or [StyleTile(window)] * style.count
+        turns = [int(turn) for turn in random.integers(8, size=style.count)]
+        return _Sample(pool, window, turn, shown, has_style, chosen, turns, draw_colour(random, config.colour_jitter))

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from stedm.report import experiments as varied
-from stedm.report import formats, html, plates, previews, tables
-from stedm.report.claims import claims, comparisons
+from stedm.report import formats, html, plates, previews
 from stedm.report.claims import runs as planned_runs
+from stedm.report.saved import labels_saved
 from stedm.report.style import data_uri
-from stedm.scores.metrics import check, per_patient
+from stedm.report.tables import build_tables, folds_of
 from stedm.scores.statistics import RESAMPLES
 
 # A phone must still open the page: each overview is a few tens of kilobytes.
@@ -69,25 +69,14 @@ def build_report(
     ValueError
         If the scores are malformed or of more than one cohort.
     """
-    scores = check(scores)
-    cohorts = sorted(scores["cohort"].unique())
-    if len(cohorts) > 1:
-        raise ValueError(f"A report is of one cohort; the scores hold {', '.join(cohorts)}.")
-    out.mkdir(parents=True, exist_ok=True)
     again = {"resamples": resamples, "seed": seed}
-    patients = per_patient(scores)
+    made, judged = build_tables(scores, runs=runs, expected=expected, **again)
+    cohorts = sorted(scores["cohort"].unique())
+    out.mkdir(parents=True, exist_ok=True)
+    patients = made["patients"].raw
     planned = planned_runs(patients, expected)
-    pairs = comparisons(patients, expected, **again)
-    judged = claims(pairs)
-    folds = 1 + max((run.get("fold", 0) for run in runs), default=0)
-    made = {
-        "headline": tables.headline(scores, patients, planned, folds=folds, **again),
-        "comparisons": tables.comparisons(pairs, "claim"),
-        "references": tables.comparisons(pairs, "reference"),
-        "checkpoints": tables.checkpoints(patients, planned, runs, **again),
-        "groups": tables.groups(scores, patients, planned),
-        "patients": tables.per_patient_table(patients, planned),
-    }
+    if (saved := labels_saved(patients, planned, **again)) is not None:
+        made["labels"] = saved
     missing = [
         f"{arm}{_at(budget)}, seed {k}"
         for (arm, budget), seeds in planned.items()
@@ -103,6 +92,8 @@ def build_report(
     def draw(folder: Path) -> None:
         drawn["scores"] = plates.score_figures(folder, patients, made["headline"].raw)
         drawn["images"], absent["images"] = plates.image_figures(folder, runs)
+        for into, found in zip((drawn["images"], absent["images"]), plates.slide_figures(folder, runs), strict=True):
+            into += found
         drawn["experiments"] = [varied.draw(*pair, folder) for pair in zip(experiments, compared, strict=True)]
         drawn["training"], absent["training"] = plates.curve_figures(folder, runs)
 
@@ -119,7 +110,7 @@ def build_report(
         headline=html.headline(judged),
         standings=html.standings(made["headline"].raw.to_dict("records")),
         tally=tally,
-        folds=folds,
+        folds=folds_of(runs),
         incomparable=html.incomparable(recorded),
         groups=html.claim_groups(judged),
         missing=missing,
@@ -152,13 +143,16 @@ def _more(made: dict[str, formats.Table], patients: pd.DataFrame) -> list[dict]:
     titles = {
         "comparisons": "Comparisons behind the claims",
         "references": "References: colour augmentation alone, and all labels",
+        "labels": "Effect against label budget",
         "checkpoints": "Best checkpoint beside the last",
         "groups": "Groups of patients",
     }
     if patients["patient"].nunique() <= html.MOST_PATIENTS:
         titles["patients"] = "Patients"
     return [
-        {"title": title, "grid": html.grid_of(made[name])} for name, title in titles.items() if len(made[name].shown)
+        {"title": title, "grid": html.grid_of(made[name])}
+        for name, title in titles.items()
+        if name in made and len(made[name].shown)
     ]
 
 

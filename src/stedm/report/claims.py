@@ -4,13 +4,16 @@ A claim reads: this arm, compared with this baseline at the same label budget, r
 lowers the standard deviation between patients. It is
 
 supported
-    if the 95 % interval excludes no effect in the claimed direction and every seed has that sign;
+    if the 95 % interval excludes no effect in the claimed direction, every seed has that sign and, for the mean, the
+    interval that adds the spread over runs excludes it too;
 refuted
     if the same holds in the opposite direction;
 undecided
     otherwise, and whenever a run is missing; `reason` says which.
 
-Nothing is corrected for the number of claims: the count of claims stands beside the count of supported ones.
+Verdicts are of one claim each and are not corrected for their number. What is: the p of the signed-rank test, by
+Holm's method over all comparisons of a table (`stedm.scores.statistics.holm`), which stands beside the plain p. A claim
+that is supported while its corrected p is large may be one of the few that chance supports among many.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import pandas as pd
 
 from stedm.report.arms import baseline_of, has_budget, order, uses_synthetic
-from stedm.scores.statistics import RESAMPLES, compare, table
+from stedm.scores.statistics import RESAMPLES, compare, holm, table, with_runs
 
 BASELINES = (
     "real", "real-colour", "real-normalised", "mean-teacher", "mean-teacher-colour", "pseudo-labels",
@@ -28,10 +31,11 @@ MEAN = "raises the mean"
 SPREAD = "lowers the variability"
 INCLUDES = "The interval includes no effect."
 AGREES = "The interval excludes no effect and every seed agrees."
+RUNS = "The interval over patients excludes no effect, the one that adds the spread over runs does not."
 
 COLUMNS = (
     "arm", "baseline", "budget", "claim", "verdict", "reason", "effect", "no_effect", "estimate", "low", "high",
-    "per_seed", "seeds", "wilcoxon", "patients", "dropped",
+    "runs_low", "runs_high", "per_seed", "seeds", "wilcoxon", "holm", "patients", "dropped",
 )  # fmt: skip
 
 
@@ -54,10 +58,12 @@ def comparisons(
 
     Returns
     -------
-    One row per (arm, baseline, budget): `kind`, `missing` (list, e.g. "synthetic seed 1") and the columns of
-    `stedm.scores.statistics.compare`. Of kind "claim" are arms that use synthetic images against each of
-    their `baselines`; of kind "reference" what the paper does not claim: colour augmentation, normalisation, unlabelled
-    tiles or transferred colours against none, all labels against some.
+    One row per (arm, baseline, budget): `kind`, `missing` (list, e.g. "synthetic seed 1"), the columns of
+    `stedm.scores.statistics.compare`; `holm`, its `wilcoxon` corrected for all rows of the kind; `runs_low` and
+    `runs_high`, the difference's interval with the spread over runs (`stedm.scores.statistics.with_runs`), None where
+    unknown. Of kind "claim" are arms that use synthetic images against each of their `baselines`; of kind "reference"
+    what the paper does not claim: colour augmentation, normalisation, unlabelled tiles or transferred colours against
+    none, all labels against some.
     """
     planned = runs(patients, expected)
     arms = order({arm for arm, _ in planned})
@@ -73,6 +79,13 @@ def comparisons(
                 found = compare(*tables, resamples=resamples, seed=seed)
                 row = {"kind": kind, "arm": arm, "baseline": baseline, "budget": budget}
                 rows.append(row | {"missing": _missing(planned, *sides), **found})
+    for kind in ("claim", "reference"):
+        family = [row for row in rows if row["kind"] == kind]
+        for row, corrected in zip(family, holm([row["wilcoxon"] for row in family]), strict=True):
+            row["holm"] = corrected
+        ends = with_runs(family, len({(row["arm"], row["budget"]) for row in family}))
+        for row, own in zip(family, ends, strict=True):
+            row["runs_low"], row["runs_high"] = own or (None, None)
     return pd.DataFrame(rows)
 
 
@@ -116,7 +129,7 @@ def _judge(found: dict, claim: str) -> dict:
         "effect": "difference of means" if claim == MEAN else "ratio of standard deviations",
     }
     row |= {"no_effect": no_effect, "estimate": found[name], "low": low, "high": high, "per_seed": seeds}
-    row["wilcoxon"] = found["wilcoxon"] if claim == MEAN else None
+    row |= {key: found[key] if claim == MEAN else None for key in ("wilcoxon", "holm", "runs_low", "runs_high")}
     row = {key: None if isinstance(value, float) and _none(value) else value for key, value in row.items()}
     row["verdict"], row["reason"] = _verdict(found, name, no_effect, sign)
     return row
@@ -146,6 +159,8 @@ def _verdict(found: dict, name: str, no_effect: float, sign: int) -> tuple[str, 
             "undecided",
             f"The interval excludes no effect, but seed {' and '.join(against)} does not agree.",
         )
+    if name == "difference" and not _none(found["runs_low"]) and found["runs_low"] <= 0 <= found["runs_high"]:
+        return "undecided", RUNS
     if len(seeds) == 1:
         return (
             verdict,

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,7 +21,7 @@ TRUTH, PREDICTION = "#ffe14a", "#35e0ff"
 # More rows or columns would be too small to see on a page.
 MOST_ROWS, MOST_COLUMNS = 6, 7
 # Inches of a picture with its gap, and the gap on each side as a part of it.
-_CELL, _GAP = 1.15, 0.025
+_CELL, GAP = 1.15, 0.025
 
 
 def layouts_styles(grid: dict[str, np.ndarray]) -> Figure:
@@ -33,21 +34,21 @@ def layouts_styles(grid: dict[str, np.ndarray]) -> Figure:
     first = 1 if null is None else 2
     styles = min(len(grid["styles"]), MOST_COLUMNS - first)
     with matplotlib.rc_context(theme()):
-        figure, axis = _sheet(rows + 1, first + styles, left=0.28, top=0.25, bottom=0.05)
+        figure, axis = sheet(rows + 1, first + styles, left=0.28, top=0.25, bottom=0.05)
         note = {"ha": "center", "color": MUTED, "fontsize": 7.5}
         axis.text(0.5, 0.45, "style images →", va="center", **note)
         axis.text(0.5, 0.96, "layout ↓", va="bottom", **note)
         if null is not None:
             axis.text(1.5, 0.5, "no style\n(null)", va="center", **note)
         for column in range(styles):
-            _show(axis, mosaic(grid["styles"][column]), 0, first + column)
-            _column(axis, first + column, grid["style_names"][column])
+            show(axis, mosaic(grid["styles"][column]), 0, first + column)
+            head(axis, first + column, grid["style_names"][column])
         for row in range(rows):
             unstyled = [] if null is None else [null[row]]
             pictures = [grid["layout_images"][row], *unstyled, *grid["images"][row][:styles]]
             for column, picture in enumerate(pictures):
-                _show(axis, picture, row + 1, column)
-                _outline(axis, grid["layouts"][row], row + 1, column, TRUTH)
+                show(axis, picture, row + 1, column)
+                outline(axis, grid["layouts"][row], row + 1, column, TRUTH)
             name = _short(str(grid["layout_names"][row]))
             axis.text(-0.05, row + 1.5, name, rotation=90, ha="right", va="center", fontsize=7.5)
     return figure
@@ -69,25 +70,31 @@ def segmentations(examples: dict[str, dict[str, np.ndarray]]) -> Figure:
     names = {arm: [str(name) for name in examples[arm]["names"]] for arm in arms}
     shared = [name for name in names[arms[0]] if all(name in own for own in names.values())][:MOST_COLUMNS]
     with matplotlib.rc_context(theme()):
-        figure, axis = _sheet(len(arms), len(shared), left=1.25, top=0.25, bottom=0.42)
+        figure, axis = sheet(len(arms), len(shared), left=1.25, top=0.25, bottom=0.42)
         for row, arm in enumerate(arms):
             found = examples[arm]
             for column, name in enumerate(shared):
                 at = names[arm].index(name)
-                _show(axis, found["images"][at], row, column)
-                _outline(axis, found["truths"][at], row, column, TRUTH)
-                _outline(axis, found["predictions"][at], row, column, PREDICTION, dashed=True)
+                show(axis, found["images"][at], row, column)
+                outline(axis, found["truths"][at], row, column, TRUTH)
+                outline(axis, found["predictions"][at], row, column, PREDICTION, dashed=True)
             axis.text(-0.08, row + 0.5, arm, ha="right", va="center", fontsize=8)
         for column, name in enumerate(shared):
-            _column(axis, column, name)
-        handles = [
-            Line2D([], [], color=TRUTH, linewidth=2, label="annotated"),
-            Line2D([], [], color=PREDICTION, linewidth=2, linestyle=(0, (2, 1)), label="predicted"),
-        ]
-        legend = {"frameon": True, "facecolor": "#4a4a52", "labelcolor": "#ffffff", "edgecolor": "none"}
-        where = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0), "bbox_transform": figure.transFigure}
-        axis.legend(handles=handles, ncols=2, fancybox=False, framealpha=1, **legend, **where)
+            head(axis, column, name)
+        legend(axis, [])
     return figure
+
+
+def legend(axis: Axes, more: list[Artist]) -> None:
+    """Explain the outlines, and `more`, below a sheet."""
+    handles = [
+        Line2D([], [], color=TRUTH, linewidth=2, label="annotated"),
+        Line2D([], [], color=PREDICTION, linewidth=2, linestyle=(0, (2, 1)), label="predicted"),
+        *more,
+    ]
+    look = {"frameon": True, "facecolor": "#4a4a52", "labelcolor": "#ffffff", "edgecolor": "none"}
+    where = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0), "bbox_transform": axis.figure.transFigure}
+    axis.legend(handles=handles, ncols=len(handles), fancybox=False, framealpha=1, **look, **where)
 
 
 def training_curves(generators: dict[str, pd.DataFrame], segmenters: list[tuple[str, pd.DataFrame]]) -> Figure:
@@ -136,14 +143,16 @@ def training_curves(generators: dict[str, pd.DataFrame], segmenters: list[tuple[
     return figure
 
 
-def _sheet(rows: int, columns: int, *, left: float, top: float, bottom: float) -> tuple[Figure, Axes]:
-    """Make one axis for a sheet of square pictures, one unit a cell, with margins in inches.
+def sheet(
+    rows: int, columns: int, *, left: float, top: float, bottom: float, cell: float = _CELL
+) -> tuple[Figure, Axes]:
+    """Make one axis for a sheet of square pictures, one unit a cell, with margins and the cell's side in inches.
 
     An axis per picture would take seconds to draw.
     """
-    width, height = left + columns * _CELL + 0.05, top + rows * _CELL + bottom
+    width, height = left + columns * cell + 0.05, top + rows * cell + bottom
     figure = plt.figure(figsize=(width, height))
-    axis = figure.add_axes((left / width, bottom / height, columns * _CELL / width, rows * _CELL / height))
+    axis = figure.add_axes((left / width, bottom / height, columns * cell / width, rows * cell / height))
     axis.set(xlim=(0, columns), ylim=(rows, 0))
     axis.set_axis_off()
     axis.set_autoscale_on(False)
@@ -154,25 +163,29 @@ def _smooth(values: pd.Series) -> pd.Series:
     return values.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
 
 
-def _show(axis: Axes, picture: np.ndarray, row: int, column: int) -> None:
-    extent = (column + _GAP, column + 1 - _GAP, row + 1 - _GAP, row + _GAP)
+def show(axis: Axes, picture: np.ndarray, row: int, column: int) -> None:
+    """Draw a picture into a cell of a sheet."""
+    extent = (column + GAP, column + 1 - GAP, row + 1 - GAP, row + GAP)
     # "none" keeps the pixels as they are in PDF and SVG; large pictures are drawn at the resolution of the page.
     smooth = "none" if picture.shape[0] <= 128 else "antialiased"
     axis.imshow(picture, interpolation=smooth, extent=extent, aspect="auto", zorder=1)
 
 
-def _outline(axis: Axes, mask: np.ndarray, row: int, column: int, colour: str, *, dashed: bool = False) -> None:
-    mask = np.asarray(mask) > 0
-    if mask.all() or not mask.any():
+def outline(axis: Axes, mask: np.ndarray, row: int, column: int, colour: str, *, dashed: bool = False) -> None:
+    """Draw the outline of a mask, or of the parts of pixels that it covers, into a cell of a sheet."""
+    if mask.dtype.kind != "f":
+        mask = (np.asarray(mask) > 0).astype(float)
+    if mask.min() > 0.5 or mask.max() <= 0.5:
         return
-    y, x = ((np.arange(n) + 0.5) / n * (1 - 2 * _GAP) + _GAP for n in mask.shape)
-    where = x + column, y + row, mask.astype(float)
+    y, x = ((np.arange(n) + 0.5) / n * (1 - 2 * GAP) + GAP for n in mask.shape)
+    where = x + column, y + row, mask
     if not dashed:
         axis.contour(*where, levels=[0.5], colors=["#1d1d22"], linewidths=1.9, alpha=0.55, zorder=2)
     axis.contour(*where, levels=[0.5], colors=[colour], linewidths=1, linestyles="--" if dashed else "-", zorder=3)
 
 
-def _column(axis: Axes, column: int, name: object) -> None:
+def head(axis: Axes, column: int, name: object) -> None:
+    """Write a name above a column of a sheet."""
     axis.text(column + 0.5, -0.03, _short(str(name)), ha="center", va="bottom", fontsize=7.5)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stedm.report import figures, pictures, previews
+from stedm.report import figures, pictures, previews, slides
 from stedm.report.formats import known, number
 from stedm.report.html import Picture, labels
 from stedm.report.style import save
@@ -96,6 +96,30 @@ def _grid_picture(folder: Path, grids: list[tuple[dict, dict]], name: str, title
         "of its row's layout on every image."
     )
     return Picture(name, title, caption, alt, save(pictures.layouts_styles(grid), folder, name))
+
+
+def slide_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[str]]:
+    """Draw whole slides with tissue, tiles, layout and predictions; also return a sentence where there are none."""
+    chosen: dict[str, list[previews.SlideOverview]] = {}
+    for run in _of(runs, "scores"):
+        # As the segmentations: the smallest budget and first seed of each arm.
+        if run.get("arm") and run["arm"] not in chosen and (found := previews.slides(run)):
+            chosen[run["arm"]] = found
+    arms = [arm for arm in slides.ARMS if arm in chosen] or list(chosen)[: len(slides.ARMS)]
+    if not arms:
+        return [], ["No scores run left overviews of its slides."]
+    shown = {arm: chosen[arm] for arm in arms}
+    caption = (
+        "Whole slides of test patients. First row: tissue, the stored tiles, and the annotated outline; what is not "
+        f"stored is greyed. Below: what {', '.join(arms)} predict (last checkpoint, smallest label budget, first "
+        "seed), with the slide's IoU."
+    )
+    ious = "; ".join(
+        f"{arm} on {slide.name}: {number(slide.iou, 2)}" for arm in arms for slide in shown[arm] if known(slide.iou)
+    )
+    alt = f"Overviews of {len(shown[arms[0]])} test slides with annotated and predicted outlines. IoU of {ious}."
+    content = save(slides.slides(shown), folder, "slides", photographs=True)
+    return [Picture("slides", "Slides", caption, alt, content)], []
 
 
 def curve_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[str]]:

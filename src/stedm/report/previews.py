@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 log = logging.getLogger(__name__)
 
 _GRID = ("layouts", "layout_images", "styles", "images", "style_names", "layout_names")
 _EXAMPLES = ("images", "truths", "predictions", "names")
+
+
+@dataclass(frozen=True)
+class SlideOverview:
+    """A whole slide, reduced, and what a segmenter predicted for it."""
+
+    name: str
+    picture: np.ndarray
+    """uint8 (h, w, 3), RGB."""
+    tissue: np.ndarray
+    """bool (h, w), as are the next two."""
+    layout: np.ndarray
+    predicted: np.ndarray
+    tiles: np.ndarray
+    """(m, 4): left, top, right and bottom of each stored tile in pixels of the picture."""
+    mpp: float
+    """µm per pixel of the picture, NaN where unknown."""
+    iou: float
+    """Of layout and prediction at full resolution, NaN where both are empty."""
 
 
 def folder(run: dict) -> Path | None:
@@ -64,6 +86,24 @@ def examples(run: dict) -> dict[str, np.ndarray] | None:
     """Read `examples.npz` of a segmenter: `images` (n, h, w, 3), `truths`, `predictions` (n, h, w), `names` (n,)."""
     base = folder(run)
     return _arrays(base / "examples.npz", _EXAMPLES) if base is not None and (base / "examples.npz").is_file() else None
+
+
+def slides(run: dict) -> list[SlideOverview]:
+    """Read `slides.npz` of a scores run; empty where there is none."""
+    base = folder(run)
+    found = _arrays(base / "slides.npz", ("names",)) if base is not None and (base / "slides.npz").is_file() else None
+    read = []
+    try:
+        for number, name in enumerate([] if found is None else found["names"]):
+            with Image.open(io.BytesIO(found[f"picture-{number}"].tobytes())) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            planes = {key: found[f"{key}-{number}"] for key in ("tissue", "layout", "predicted", "tiles")}
+            mpp, iou = map(float, found[f"facts-{number}"])
+            read.append(SlideOverview(str(name), pixels, **planes, mpp=mpp, iou=iou))
+    except (KeyError, OSError, ValueError) as error:
+        log.warning("%s is left out: %s", base / "slides.npz", error)
+        return []
+    return read
 
 
 def overviews(run: dict) -> list[tuple[str, bytes]]:

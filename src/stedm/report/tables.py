@@ -5,8 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from stedm.report.arms import budget_label, order
+from stedm.report.claims import claims
+from stedm.report.claims import comparisons as compared
+from stedm.report.claims import runs as runs_of
 from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
-from stedm.scores.metrics import per_group, pooled
+from stedm.scores.metrics import check, per_group, per_patient, pooled
 from stedm.scores.statistics import RESAMPLES, describe, mean, per_seed, table
 
 ARM, LABELS = "Arm", "Labels per class"
@@ -28,6 +31,39 @@ def _cells(frame: pd.DataFrame, arm: str, budget: int | None, checkpoint: str = 
 def _average(values: pd.Series) -> float | None:
     there = values.dropna()
     return float(there.astype("float64").mean()) if len(there) else None
+
+
+def folds_of(runs: list[dict]) -> int:
+    """Return over how many folds the scores of a report's runs are pooled."""
+    return 1 + max((run.get("fold", 0) for run in runs), default=0)
+
+
+def build_tables(
+    scores: pd.DataFrame,
+    *,
+    runs: list[dict] | None = None,
+    expected: list[dict] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[dict[str, Table], pd.DataFrame]:
+    """Return a report's tables by name, and its claims; parameters and errors as of `stedm.report.build_report`."""
+    scores = check(scores)
+    cohorts = sorted(scores["cohort"].unique())
+    if len(cohorts) > 1:
+        raise ValueError(f"A report is of one cohort; the scores hold {', '.join(cohorts)}.")
+    again = {"resamples": resamples, "seed": seed}
+    patients = per_patient(scores)
+    planned = runs_of(patients, expected)
+    pairs = compared(patients, expected, **again)
+    made = {
+        "headline": headline(scores, patients, planned, folds=folds_of(runs or []), **again),
+        "comparisons": comparisons(pairs, "claim"),
+        "references": comparisons(pairs, "reference"),
+        "checkpoints": checkpoints(patients, planned, runs or [], **again),
+        "groups": groups(scores, patients, planned),
+        "patients": per_patient_table(patients, planned),
+    }
+    return made, claims(pairs)
 
 
 def headline(
@@ -91,8 +127,9 @@ def headline(
     caption = (
         "Foreground IoU on the test patients, last checkpoint. Mean over patients, standard deviation (SD) between "
         "patients (averaged over seeds) and mean of the worst tenth of the patients, each with a 95 % interval over "
-        "patients; the mean of each seed beside it. The interval of the worst decile cannot reach below the worst "
-        "patient seen. Null: patient-seed cells with nothing to find and nothing found, or not scored."
+        "patients; the mean of each seed beside it. The worst tenth are named, the worst first; their interval cannot "
+        "reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, or not "
+        "scored."
     )
     if folds > 1:
         caption += f" Pooled over {folds} folds: each patient is scored by segmenters of the fold that tests it."
@@ -153,8 +190,12 @@ def comparisons(pairs: pd.DataFrame, kind: str) -> Table:
             "Baseline": row["baseline"],
             LABELS: budget_label(row["budget"]),
             "Difference of mean IoU [95 %]": interval(row, "difference", sign=True),
+            "With runs [95 %]": interval(
+                {"x": row["difference"], "x_low": row["runs_low"], "x_high": row["runs_high"]}, "x", sign=True
+            ),
             "Each seed": seeds(row["difference_seeds"], sign=True),
             "Wilcoxon p": p_value(row["wilcoxon"]),
+            "Holm p": p_value(row["holm"]),
             "Ratio of SDs [95 %]": interval(row, "ratio"),
             "Ratio, each seed": seeds(row["ratio_seeds"]),
             "Patients": str(row["patients"]),
@@ -166,13 +207,17 @@ def comparisons(pairs: pd.DataFrame, kind: str) -> Table:
     caption = (
         "Arms compared on the same patients and seeds, last checkpoint: difference of the mean IoU, and ratio of the "
         "standard deviations (SD) between patients (below 1: the arm varies less), each with a paired 95 % interval "
-        "over patients. Left out: patient-seed cells undefined in either arm."
+        "over patients. With runs: the difference's interval with the spread over runs of training added. Holm p: the "
+        "Wilcoxon p corrected for all comparisons of this table; the intervals are of one comparison each. Left out: "
+        "patient-seed cells undefined in either arm."
     )
     if kind == "reference":
         caption = "Comparisons that are no claim of the paper, for reference. " + caption
     headers = {
         "Difference of mean IoU [95 %]": "difference",
+        "With runs [95 %]": "difference",
         "Wilcoxon p": "wilcoxon",
+        "Holm p": "holm",
         "Ratio of SDs [95 %]": "ratio",
         "Patients": "patients",
         "Left out": "dropped",

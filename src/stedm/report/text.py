@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from stedm.report.arms import budget_label
-from stedm.report.claims import MEAN
+from stedm.report.claims import MEAN, RUNS
 from stedm.report.formats import interval, known, number
 
 WIDTH = 110
@@ -46,7 +46,9 @@ def headline_text(out: Path) -> str:
         shown = interval(
             {"x": row["estimate"], "x_low": row["low"], "x_high": row["high"]}, "x", sign=row["claim"] == MEAN
         )
-        lines.append(f"  {row['verdict']:<10} {name:<62} {shown}")
+        lines.append(f"  {row['verdict']:<10} {name:<62} {shown}{' *' * (row['reason'] == RUNS)}")
+    if (claims["reason"] == RUNS).any():
+        lines.append(f"  * {RUNS}")
     lines += ["", f"Report: {out / 'report.html'}"]
     # The last line is a path: cut, it would open nothing.
     return "\n".join([line.rstrip()[:WIDTH] for line in lines[:-1]] + lines[-1:])

@@ -61,6 +61,7 @@ class SegmenterTraining(Training):
             checkpoint_every=config.checkpoint_every,
             validate_every=config.validate_every if validation else 0,
             seed=seed,
+            samples=config.batch,
         )
         self.network, self.learner = network, learner
         self.best = copy.deepcopy(network).requires_grad_(False)
@@ -171,7 +172,7 @@ def train_segmenter(
     network = build_segmenter(config).to(memory_format=torch.channels_last)
     learner = build_learner(learning, network, config) if learning else None
     module = SegmenterTraining(network, config, store, validation, seed, learner)
-    fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
+    making.facts |= fit(module, batches, folder=making.folder, device=where, label=label, workers=workers)
     networks = {"last": module.predicting.to(where).eval(), "best": module.best.to(where).eval()}
     if module.best_step in (0, config.steps):
         networks["best"] = networks["last"]

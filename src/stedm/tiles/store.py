@@ -116,6 +116,7 @@ class TileStore:
         self.tile: int = heads[0]["tile"]
         self.classes: list[str] = heads[0]["classes"]
         self.foreground: list[str] = heads[0]["foreground"]
+        self._is_foreground = np.isin(np.arange(256), [1 + self.classes.index(name) for name in self.foreground])
         self._shards: list[np.ndarray] = []
         tables, slide_tables = [], []
         for folder, head in zip(map(Path, folders), heads, strict=True):
@@ -151,7 +152,8 @@ class TileStore:
             raise UserError(f"{path}: {length} bytes are no whole number of tiles; cut the tiles again.")
         if length == 0:
             return np.zeros((0, size), np.uint8)
-        return np.memmap(path, np.uint8, "r").reshape(-1, size)
+        # Views of the class memmap take longer to make than most reads.
+        return np.asarray(np.memmap(path, np.uint8, "r")).reshape(-1, size)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -202,9 +204,8 @@ class TileStore:
         return image, label
 
     def layout(self, label: np.ndarray) -> np.ndarray:
-        """Return which labels are foreground, as a bool array of the same shape."""
-        values = [1 + self.classes.index(name) for name in self.foreground]
-        return np.isin(label, values)
+        """Return which labels, uint8, are foreground, as a bool array of the same shape."""
+        return self._is_foreground[label]
 
 
 def _read_head(folder: Path) -> dict[str, Any]:

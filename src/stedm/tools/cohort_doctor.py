@@ -249,9 +249,13 @@ def _polygons(polygons: Iterable[Polygon], size: tuple[int, int], classes: Seque
 
 def _orphans(cohort: Cohort, slides: Sequence[Slide], paths: Iterable[Path]) -> Iterator[Row]:
     """Find slides and annotations by slide in the cohort's folder that the manifest does not know."""
-    names, known = {slide.slide for slide in slides}, {path.resolve() for path in paths}
-    for kind, suffixes in (("slides", SUFFIXES), ("annotations", {".geojson", ".xml"})):
+    known = {path.resolve() for path in paths}
+    # Annotations from EXACT are named as the file of their slide, which may say more than the slide's name.
+    names = {slide.slide for slide in slides} | {path.stem for path in known}
+    for kind, suffixes in (("slides", SUFFIXES), ("annotations", {".geojson", ".xml", ".json"})):
         files = sorted(path for path in cohort.data.rglob("[!.]*") if path.suffix.lower() in suffixes)
+        # Elsewhere a .json is anything, such as the annotations of all slides.
+        files = [path for path in files if path.suffix.lower() != ".json" or path.parent.name == "annotations"]
         orphans = [p.name for p in files if p.stem not in names and p.resolve() not in known]
         if orphans:
             found = f"{len(orphans)} belong to no slide of the manifest: {several(orphans)}"

@@ -14,6 +14,7 @@ from stedm.config import Config, load_config
 from stedm.errors import UserError
 from stedm.tools.cohort_doctor import examine_cohort, examine_files
 from stedm.tools.findings import Row
+from stedm.tools.weights_doctor import examine_weights
 
 PYTHON = ((3, 11), (3, 14))
 """The first version that works and the first that is untried, as in pyproject.toml."""
@@ -24,12 +25,12 @@ WORKER_MB = 1024
 
 
 def examine(config: Path | None = None, slides: Sequence[Path] = (), root: Path = Path()) -> list[Row]:
-    """Examine the machine, a configuration's cohort, and slides by path.
+    """Examine the machine, the published weights and the cohort of a configuration, and slides by path.
 
     Parameters
     ----------
     config
-        A configuration, whose cohort is examined.
+        A configuration, whose weights and cohort are examined.
     slides
         Slides that belong to no cohort.
     root
@@ -47,7 +48,8 @@ def examine(config: Path | None = None, slides: Sequence[Path] = (), root: Path 
     """
     loaded = None if config is None else load_config(config)
     needed, rows = (0, []) if loaded is None else examine_cohort(loaded, root)
-    return [*_machine(loaded, root, needed), *rows, *examine_files(slides)]
+    weights = [] if loaded is None else examine_weights(loaded)
+    return [*_machine(loaded, root, needed), *weights, *rows, *examine_files(slides)]
 
 
 def _machine(config: Config | None, root: Path, needed: int) -> Iterator[Row]:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from stedm.cohort.base import REGION
 from stedm.errors import UserError
 from stedm.phantom.geojson import feature, write_features
 from stedm.provenance import write_text
 from stedm.study import Study
 from stedm.tiles.preview import COLOURS
-from stedm.tiles.store import StoredSlide, TileStore
+from stedm.tiles.store import UNKNOWN, StoredSlide, TileStore
 from stedm.tools.outlines import LOSSLESS, outline
 
 log = logging.getLogger("stedm")
 
+Masks = Mapping[tuple[str, Sequence[int]], np.ndarray]
+"""Masks by name and colour of their class."""
+REGIONS = (0, 0, 180)
+"""QuPath's own colour of regions."""
 DECIMALS = 3
 """Of coordinates, where a working pixel is no even number of pixels of level 0."""
 
@@ -44,12 +50,19 @@ class Exporter:
     tolerance: float = LOSSLESS
 
     def layout(self, slide: str) -> dict[str, Any]:
-        """Write what the store holds of a slide's annotations to ``layouts/<slide>.geojson``; return its facts."""
-        plane = np.zeros(self._padded(slide), np.uint8)
+        """Write what the store holds of a slide's annotations to ``layouts/<slide>.geojson``; return its facts.
+
+        Where some labels are unknown, the others lie in polygons of the class :data:`REGION`, which do not count in
+        the areas.
+        """
+        plane = np.full(self._padded(slide), UNKNOWN, np.uint8)
+        partly = False
         for row, place in self._tiles(slide):
             plane[place] = self.store.tile_at(row)[1]
+            partly |= bool((plane[place] == UNKNOWN).any())
+        regions = {(REGION, REGIONS): plane != UNKNOWN} if partly else {}
         masks = {(name, COLOURS[n % len(COLOURS)]): plane == n + 1 for n, name in enumerate(self.store.classes)}
-        return self._write(f"layouts/{slide}.geojson", slide, masks)
+        return self._write(f"layouts/{slide}.geojson", slide, masks, regions)
 
     def tiles(self, slide: str) -> dict[str, Any]:
         """Write the stored tiles of a slide to ``tiles/<slide>.geojson``; return its facts."""
@@ -98,18 +111,19 @@ class Exporter:
         for row in np.flatnonzero(self.store.column("slide") == slide):
             yield int(row), (slice(int(y[row]), int(y[row]) + side), slice(int(x[row]), int(x[row]) + side))
 
-    def _write(self, path: str, slide: str, masks: dict[tuple[str, Sequence[int]], np.ndarray]) -> dict[str, Any]:
+    def _write(self, path: str, slide: str, masks: Masks, bounds: Masks = MappingProxyType({})) -> dict[str, Any]:
         size = self.store.slides[slide]
         features: list[dict] = []
         pixels, area, deviation = 0, 0.0, 0.0
-        for (name, colour), mask in masks.items():
+        for (name, colour), mask in [*bounds.items(), *masks.items()]:
             # Labels and predictions beyond the slide's edge are none.
             mask = mask[: size.height, : size.width]
             found = outline(mask, self.tolerance)
             for polygon in found.polygons:
                 rings = [_coordinates(ring, size) for ring in polygon]
                 features.append(feature(len(features), name, rings, colour=colour))
-            pixels, area = pixels + int(mask.sum()), area + found.area
+            if (name, colour) not in bounds:
+                pixels, area = pixels + int(mask.sum()), area + found.area
             deviation = max(deviation, found.deviation)
         self._save(path, features)
         return {

@@ -10,9 +10,9 @@ def list_runs(study: Study) -> str:
     """Return a line a run: stage, id, whether its product is there."""
     lines = [f"{study.config.name}: {len(study.plans[0].slides)} slides, {sum(map(len, study.all.values()))} runs"]
     jobs = study.config.execution.synthetic_jobs
-    for stage in ("cohort", "tiles", "generator", "synthetic", "segmenter", "scores"):
+    for stage in ("cohort", "tiles", "autoencoder", "generator", "synthetic", "segmenter", "scores"):
         for run in study.all.get(stage, {}).values():
             folders = run.parts(jobs) if stage == "synthetic" else [run.folder]
             there = all(read_record(folder) for folder in folders)
-            lines.append(f"  {stage:<10} {run.id:<40} {'done' if there else '-'}")
+            lines.append(f"  {stage:<11} {run.id:<40} {'done' if there else '-'}")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from stedm.provenance import SUMS
 from stedm.runs import TRANSFERRED, Plan, Run
 from stedm.study import Studies, Study
 
-STAGES = ("cohort", "tiles", "generator", "synthetic", "segmenter", "scores")
+STAGES = ("cohort", "tiles", "autoencoder", "generator", "synthetic", "segmenter", "scores")
 ARMS_OF_RUN = "arms of the run"
 """The row of what is needed whatever the experiments."""
 DECLARED = "declared"
@@ -71,7 +71,7 @@ def _jobs(study: Study) -> dict[Path, Job]:
     made = {}
     for plan, run in _with_inputs(study, study.scored):
         execution = plan.config.execution
-        trains = run.stage in ("generator", "synthetic", "segmenter")
+        trains = run.stage in ("autoencoder", "generator", "synthetic", "segmenter")
         threads = max(1, execution.slide_workers) if run.stage in ("cohort", "tiles") else 1
         threads = execution.threads if trains else threads
         if run.stage == "synthetic":
@@ -132,6 +132,8 @@ def _work(plan: Plan, run: Run) -> float:
     config = plan.config
     if run.stage == "generator":
         return config.generator.steps * config.generator.batch * config.generator.accumulate
+    if run.stage == "autoencoder":
+        return config.generator.first_stage.train.steps * config.generator.first_stage.train.batch
     if run.stage == "segmenter":
         return config.segmenter.steps * config.segmenter.batch
     if run.stage == "synthetic":

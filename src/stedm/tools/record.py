@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
+
+import pandas as pd
 
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
 from stedm.study import Study
+from stedm.tools.reference import write_values
 
 FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv", "experiments.parquet")
 """What is copied of a view, beside its tables and the pictures of its figures."""
@@ -17,7 +21,7 @@ LARGE, WIDEST = 500_000, 1000
 
 
 def record_reference(study: Study) -> Path:
-    """Copy a view's numbers to ``results/reference/<name>/`` and say what made them.
+    """Copy a view's numbers to ``results/reference/<name>/``, say what made them, and fill the pages that show them.
 
     Raises
     ------
@@ -37,9 +41,66 @@ def record_reference(study: Study) -> Path:
     (out / "figures").mkdir()
     for path in sorted((view / "figures").glob("*.png")):
         _copy_picture(path, out / "figures" / path.name)
-    _show_in_readme(study, view)
+    _record_verification(study, view, out)
     write_text(out / "made-by.json", json.dumps(_made_by(study), indent=1, sort_keys=True) + "\n")
+    write_values(study.root)
     return out
+
+
+def record_again(study: Study) -> Path:
+    """Make tables, claims, figures and tolerances of a recorded result anew from its recorded scores.
+
+    What comes from runs stays: scores, pictures, training curves, the number of validation labels, and tolerances of
+    stored weights.
+
+    Raises
+    ------
+    UserError
+        If the result is not recorded.
+    """
+    from stedm.report import build_report
+
+    out = study.root / "results" / "reference" / study.config.name
+    if not (out / "scores.parquet").is_file():
+        raise UserError(f"{out}/scores.parquet: missing; only a recorded result can be made again from its scores.")
+    scores = pd.read_parquet(out / "scores.parquet").astype({"budget": "Int64"})
+    known = pd.read_csv(out / "tables" / "checkpoints.csv").to_dict("records")
+    runs = [{**row, "stage": "segmenter", "id": "", "folder": out / "none"} for row in known]
+    expected = scores[["arm", "budget", "seed"]].drop_duplicates().to_dict("records")
+    again = {"resamples": study.config.report.resamples, "seed": study.config.report.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        view = Path(folder)
+        build_report(out=view, title="", scores=scores, runs=runs, ledger=[], expected=expected, **again)
+        shutil.copyfile(view / "claims.csv", out / "claims.csv")
+        shutil.copytree(view / "tables", out / "tables", dirs_exist_ok=True)
+        for path in sorted((view / "figures").glob("*.png")):
+            _copy_picture(path, out / "figures" / path.name)
+    _record_tolerances(out, scores)
+    write_values(study.root)
+    return out
+
+
+def _record_verification(study: Study, view: Path, out: Path) -> None:
+    """Store small weights and predictions, and how far numbers made from them or anew may be from these."""
+    from stedm.provenance import SUMS
+    from stedm.verify import stored
+
+    runs = stored.store(study, out)
+    moved = stored.arithmetic(study, runs) if (study.tiles.folder / SUMS).is_file() else {}
+    _record_tolerances(out, pd.read_parquet(view / "scores.parquet"), moved)
+
+
+def _record_tolerances(out: Path, scores: pd.DataFrame, moved: dict[str, float] | None = None) -> None:
+    """Write a result's tolerances; without `moved` (see `stedm.verify.stored`) those of stored weights stay."""
+    from stedm.verify import tolerances
+    from stedm.verify.values import read_tables
+
+    path = out / tolerances.FILE
+    made = tolerances.tolerances(scores, read_tables(out), moved or {})
+    if moved is None and path.is_file():
+        before = pd.read_csv(path)
+        made = pd.concat([made, before[before["tier"] == "T2"]], ignore_index=True)
+    tolerances.write(path, made)
 
 
 def _copy_picture(path: Path, out: Path) -> None:
@@ -53,25 +114,6 @@ def _copy_picture(path: Path, out: Path) -> None:
         picture = picture.convert("RGB")
         picture.thumbnail((WIDEST, 2 * WIDEST), Image.Resampling.LANCZOS)
         picture.save(out, optimize=True)
-
-
-def _show_in_readme(study: Study, view: Path) -> None:
-    """Put headline table and claims between the README's markers for this run, where it has them."""
-    path, name = study.root / "README.md", study.config.name
-    start, end = f"<!-- results of {name}: written by `stedm record` -->", "<!-- end of results -->"
-    text = path.read_text() if path.is_file() else ""
-    before, found, rest = text.partition(start)
-    if found:
-        after = rest.partition(end)[2]
-        shown = f"\n```text\n{_headline(view)}\n```\n"
-        write_text(path, before + start + shown + end + after)
-
-
-def _headline(view: Path) -> str:
-    from stedm.report import headline_text
-
-    # The last line says where the report lies on this machine.
-    return headline_text(view).rpartition("\n")[0].rstrip()
 
 
 def _made_by(study: Study) -> dict[str, object]:

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from stedm.config import ARMS, DEFAULT_ARMS, SAMPLINGS, Collection, Config, Experiment
 from stedm.provenance import write_text
+from stedm.tools.values import fill, marked
+from stedm.tools.values import pages as pages_of
 
 
 def write_reference(root: Path) -> list[Path]:
-    """Write ``docs/configuration.md`` and ``config/schema.json``; return their paths."""
+    """Write ``docs/configuration.md`` and ``config/schema.json``, and the numbers of other pages; return the paths.
+
+    Raises
+    ------
+    UserError
+        If a page asks for a number that is not there (see :mod:`stedm.tools.values`).
+    """
     pages = {
         root / "docs" / "configuration.md": render_page(),
         root / "config" / "schema.json": render_schema(),
     }
     for path, text in pages.items():
         write_text(path, text)
-    return list(pages)
+    return [*pages, *write_values(root)]
+
+
+def write_values(root: Path) -> list[Path]:
+    """Fill the marked places of all pages; return the pages that have some."""
+    found = []
+    for path in pages_of(root):
+        text = fill(path, root)
+        if marked(text) != text:
+            found.append(path)
+            write_text(path, text)
+    return found
 
 
 def render_schema() -> str:
@@ -77,6 +96,8 @@ def _section(model: type[BaseModel], prefix: str, title: str = "The run") -> lis
     nested: list[tuple[type[BaseModel], str]] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
+        optional = [one for one in get_args(kind) if isinstance(one, type) and issubclass(one, BaseModel)]
+        nested += [(one, f"{prefix}{name}.") for one in optional]
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             nested.append((kind, f"{prefix}{name}."))
             continue

@@ -1,0 +1,94 @@
+"""A run as an RO-Crate: what the profiles ask of its metadata, and that it says what happened."""
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from stedm.config import load_config
+from stedm.errors import UserError
+from stedm.study import Study
+from stedm.tools.crate import write_crate
+
+
+def check(crate: Path) -> dict[str, dict]:
+    """Hold a crate to RO-Crate 1.1 and the Workflow Run Crate profile; return its entities."""
+    metadata = json.loads((crate / "ro-crate-metadata.json").read_text())
+    assert metadata["@context"][0] == "https://w3id.org/ro/crate/1.1/context"
+    graph = metadata["@graph"]
+    entities = {entity["@id"]: entity for entity in graph}
+    assert len(entities) == len(graph)
+    descriptor, root = entities["ro-crate-metadata.json"], entities["./"]
+    assert descriptor["@type"] == "CreativeWork" and descriptor["about"] == {"@id": "./"}
+    assert {"@id": "https://w3id.org/ro/crate/1.1"} in descriptor["conformsTo"]
+    for key in ("name", "description", "license", "datePublished"):
+        assert root[key], key
+    datetime.datetime.fromisoformat(root["datePublished"])
+    profiles = {one["@id"] for one in root["conformsTo"]}
+    assert "https://w3id.org/ro/wfrun/workflow/0.5" in profiles and profiles <= entities.keys()
+    assert {"File", "SoftwareSourceCode", "ComputationalWorkflow"} <= set(entities[root["mainEntity"]["@id"]]["@type"])
+
+    def references(value):
+        if isinstance(value, dict):
+            yield from (
+                [value["@id"]] if set(value) == {"@id"} else [r for one in value.values() for r in references(one)]
+            )
+        elif isinstance(value, list):
+            yield from (r for one in value for r in references(one))
+
+    dangling = {
+        name for entity in graph for name in references(list(entity.values())) if not name.startswith("http")
+    } - entities.keys()
+    assert dangling == set()
+    parts = {one["@id"] for one in root["hasPart"]}
+    described = {name for name, entity in entities.items() if "File" in entity["@type"]}
+    there = {path.relative_to(crate).as_posix() for path in crate.rglob("*") if path.is_file()}
+    assert described == there - {"ro-crate-metadata.json"} and described <= parts
+    for name in described:
+        content = (crate / name).read_bytes()
+        assert entities[name]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert entities[name]["contentSize"] == str(len(content))
+    actions = {name: entity for name, entity in entities.items() if entity["@type"] == "CreateAction"}
+    assert set(actions) == {one["@id"] for one in root["mentions"]}
+    for action in actions.values():
+        kinds = entities[action["instrument"]["@id"]]["@type"]
+        assert kinds == "SoftwareApplication" or "ComputationalWorkflow" in kinds
+        assert action["object"] and action["result"]
+        assert action["startTime"] <= action["endTime"]
+    return entities
+
+
+def test_a_finished_run_is_a_crate_that_says_what_was_made_of_what(built, tmp_path):
+    study = Study(load_config(built / "config" / "mini.yaml"), built)
+    entities = check(write_crate(study, tmp_path / "crate").parent)
+    run = study.plans[0].segmenter("synthetic", 1, 0)
+    made = entities[f"#runs/phantom/segmenter/{run.id}"]
+    assert made["description"].startswith(f"stedm segmenter results/mini/config.yaml {run.id}")
+    [result] = made["result"]
+    assert result["@id"] == f"runs/phantom/segmenter/{run.id}/"
+    [synthetic] = run.inputs["synthetic"].parts(1)
+    sources = {one["@id"] for one in made["object"]}
+    assert sources == {
+        "config.yaml",
+        f"runs/phantom/tiles/{study.tiles.id}/",
+        f"runs/phantom/synthetic/{synthetic.parent.name}/{synthetic.name}/",
+    }
+    # What a job was made of was there before it began (times are whole seconds).
+    makers = {action["result"][0]["@id"]: action for name, action in entities.items() if name.startswith("#runs/")}
+    second = datetime.timedelta(seconds=1)
+    for action in makers.values():
+        began = datetime.datetime.fromisoformat(action["startTime"])
+        for source in action["object"]:
+            if source["@id"] in makers:
+                assert datetime.datetime.fromisoformat(makers[source["@id"]]["endTime"]) <= began + second
+    with pytest.raises(UserError, match=r"crate exists; name a new folder\."):
+        write_crate(study, tmp_path / "crate")
+
+
+def test_a_run_without_a_report_is_no_crate(template, tmp_path):
+    study = Study(load_config(template / "config" / "mini.yaml"), template)
+    with pytest.raises(UserError, match=r"report.html: missing; run `snakemake`"):
+        write_crate(study, tmp_path / "crate")
+    assert not (tmp_path / "crate").exists()
