@@ -9,10 +9,10 @@ export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config g
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo review monusac search record test test-slurm test-faults lint format docs lock clean
+.PHONY: help setup demo review monusac paper paper-phantom search record test test-slurm test-faults lint format docs lock clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready  ## the environment in .venv, from requirements.lock
 
@@ -37,6 +37,13 @@ DATA ?= data/monusac
 monusac: setup  ## the same on real images, in three folds of patients: make monusac DATA=/path/to/monusac
 	@snakemake --cores $(CORES) --configfile config/monusac.yaml --config cohort='{"options": {"path": "$(DATA)"}}'
 	@stedm headline results/monusac/config.yaml
+
+paper: setup  ## every experiment of the paper on its three cohorts, for GPUs: make paper PROFILE=DIR
+	@snakemake $(if $(PROFILE),--profile $(PROFILE),--cores $(CORES)) --configfile config/paper.yaml
+
+paper-phantom: setup  ## the same experiments on the phantom cohort, two CPU cores (stedm plan says how long)
+	@snakemake --cores $(CORES) --configfile config/paper-phantom.yaml
+	@stedm headline config/paper-phantom.yaml
 
 search: setup  ## choose the strength of colour augmentation on training patients of the demo
 	@snakemake --cores $(CORES) --configfile config/demo.yaml -- search

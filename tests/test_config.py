@@ -6,10 +6,11 @@ import pytest
 import yaml
 from conftest import MINI, PROJECT, write_config
 
-from stedm.config import canonical, load_config, parse_config
+from stedm.config import canonical, load_config, load_configs, parse_config
 from stedm.errors import UserError
 from stedm.provenance import fingerprint
 from stedm.runs import Plan
+from stedm.study import Studies
 from stedm.tools.reference import render_page, render_schema
 
 
@@ -168,8 +169,8 @@ def test_reference_pages_are_up_to_date():
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_configuration_of_the_project_is_valid(path):
-    plan = Plan(load_config(path), PROJECT)
-    assert plan.segmenters
+    for study in Studies(load_configs(path), PROJECT).all:
+        assert study.segmenters and study.scored
 
 
 def test_canonical_form_does_not_depend_on_order(tmp_path):

@@ -651,7 +651,9 @@ def validated(model: type[Model], values: dict[str, Any], source: str) -> Model:
 
 
 def _read_experiment(one: Any, source: str) -> Any:
-    """Read the experiment of a name; anything else is what a resolved configuration holds, or left to the schema."""
+    """Read the experiment of a name, or check the mapping that a resolved configuration holds."""
+    if isinstance(one, dict):
+        return validated(Experiment, one, f"{source}: experiments")
     if not isinstance(one, str):
         return one
     path = EXPERIMENTS / f"{one}.yaml"

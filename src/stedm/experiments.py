@@ -49,9 +49,7 @@ def variants(config: Config, experiment: Experiment) -> tuple[list[Variant], lis
             for implied, other in IMPLIED.get((key, value), {}).items():
                 _put(settings, implied, other, source)
         style = settings["generator"]["style"]
-        if style_fault(config.cohort.name, style["sampling"], style["aggregation"]) and {SAMPLING, AGGREGATION} & set(
-            values
-        ):
+        if style_fault(config.cohort.name, style["sampling"], style["aggregation"]):
             invalid.append(values)
         else:
             made.append(Variant(values, validated(Config, settings, f"{source}: axes: {spelled(values)}")))

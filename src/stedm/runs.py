@@ -98,7 +98,7 @@ class Plan:
         """
         plan = copy.copy(self)
         plan.config = config
-        for name in ("segmenters", "searched", "all"):
+        for name in ("autoencoder", "segmenters", "searched", "all"):
             vars(plan).pop(name, None)
         plan.check(config.arms)
         return plan

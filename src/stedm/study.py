@@ -208,7 +208,5 @@ class Studies:
         if found is None:
             if len(self.all) == 1:
                 self.all[0].find(stage, name)
-            raise UserError(
-                f"{stage}: none of the configurations has a run {name!r}; `stedm plan CONFIG --runs` lists them."
-            )
+            raise UserError(f"{stage}: no configuration has a run {name!r}; `stedm plan CONFIG --runs` lists them.")
         return found

@@ -15,6 +15,7 @@ rule autoencoder:
         settings=resolved("autoencoder"),
         gpu=execution("autoencoder", gpus),
         mem_mb=4000,
+        disk_mb=2000,
         runtime=1440,
     params:
         code=fingerprint("stedm.autoencoder"),

@@ -16,7 +16,7 @@ from stedm.provenance import SUMS
 from stedm.runs import TRANSFERRED, Plan, Run
 from stedm.study import Studies, Study
 
-STAGES = ("cohort", "tiles", "generator", "synthetic", "segmenter", "scores")
+STAGES = ("cohort", "tiles", "autoencoder", "generator", "synthetic", "segmenter", "scores")
 ARMS_OF_RUN = "arms of the run"
 """The row of what is needed whatever the experiments."""
 DECLARED = "declared"
@@ -35,6 +35,8 @@ class Job:
     megabytes: float | None
     threads: int
     gpu: bool
+    measured: bool
+    """Whether the megabytes are of products that are there; else they are the most that a rule allows."""
     basis: str
     """Where the time is from: `benchmarks`, the name of a recorded result, or `declared`: the most a rule allows."""
 
@@ -53,9 +55,9 @@ def price(studies: Studies) -> str:
         blocks.append(f"together: {_counted(everything.values())}\n\n{_by_stage(everything.values())}")
         blocks.append(_by_table(everything, tables))
     notes = [
-        "Hours are of one job after the other; CPU-hours are hours times threads. What is there already costs nothing.",
-        "From: benchmarks of this configuration's own runs; the name of a recorded result of the same preset, tile and "
-        f"device; or {DECLARED}: the most that the rule allows, far above what small models take.",
+        "Hours of one job after the other; CPU-hours: times threads. What is there already costs nothing.",
+        "from: benchmarks of this configuration's runs; a recorded result of the same preset, tile and device; or",
+        f"{DECLARED}: the most that the rule allows (≤), far above what small models take. >: a part is not known.",
     ]
     return "\n\n".join([*blocks, "\n".join(notes)])
 
@@ -69,7 +71,7 @@ def _jobs(study: Study) -> dict[Path, Job]:
     made = {}
     for plan, run in _with_inputs(study, study.scored):
         execution = plan.config.execution
-        trains = run.stage in ("generator", "synthetic", "segmenter")
+        trains = run.stage in ("autoencoder", "generator", "synthetic", "segmenter")
         threads = max(1, execution.slide_workers) if run.stage in ("cohort", "tiles") else 1
         threads = execution.threads if trains else threads
         if run.stage == "synthetic":
@@ -78,7 +80,8 @@ def _jobs(study: Study) -> dict[Path, Job]:
         for folder in _folders(plan, run):
             there = (folder / SUMS).is_file()
             gpu = trains and execution.device == "cuda"
-            made[folder] = Job(run.stage, folder, not there, seconds, sizes.of(plan, run), threads, gpu, basis)
+            size, measured = sizes.of(plan, run)
+            made[folder] = Job(run.stage, folder, not there, seconds, size, threads, gpu, measured, basis)
     return made
 
 
@@ -129,6 +132,8 @@ def _work(plan: Plan, run: Run) -> float:
     config = plan.config
     if run.stage == "generator":
         return config.generator.steps * config.generator.batch * config.generator.accumulate
+    if run.stage == "autoencoder":
+        return config.generator.first_stage.train.steps * config.generator.first_stage.train.batch
     if run.stage == "segmenter":
         return config.segmenter.steps * config.segmenter.batch
     if run.stage == "synthetic":
@@ -218,13 +223,13 @@ class _Sizes:
                     for kind in _kinds(plan, run):
                         self.found.setdefault(kind, []).append(size / scale)
 
-    def of(self, plan: Plan, run: Run) -> float | None:
-        """Return the size of what a job of a run makes, as measured or as declared."""
+    def of(self, plan: Plan, run: Run) -> tuple[float | None, bool]:
+        """Return the size of what a job of a run makes, and whether it was measured or is declared."""
         scale = plan.config.synthetic.count if run.stage == "synthetic" else 1
         for kind in _kinds(plan, run):
             if kind in self.found:
-                return median(self.found[kind]) * scale
-        return _declared(self.root, run.stage, "disk_mb")
+                return median(self.found[kind]) * scale, True
+        return _declared(self.root, run.stage, "disk_mb"), False
 
 
 def _declared(root: Path, stage: str, resource: str) -> float | None:
@@ -266,21 +271,25 @@ def _by_table(jobs: dict[Path, Job], needs: dict[str, set[Path]]) -> str:
 def _sums(jobs: Iterable[Job]) -> list[str]:
     jobs = list(jobs)
     todo = [job for job in jobs if job.missing]
-    gpu = [job.seconds if job.gpu else 0 for job in todo]
-    cpu = [None if job.seconds is None else job.seconds * job.threads for job in todo]
-    return [str(len(jobs)), str(len(todo)), _total(gpu, 3600), _total(cpu, 3600), _disk([j.megabytes for j in todo])]
+    gpus = [job for job in todo if job.gpu]
+    hours = [
+        _total(
+            [None if job.seconds is None else job.seconds * (1 if own is gpus else job.threads) for job in own],
+            3600,
+            most=any(job.basis == DECLARED for job in own),
+        )
+        for own in (gpus, todo)
+    ]
+    disk = _total([job.megabytes for job in todo], 1000, most=not all(job.measured for job in todo))
+    return [str(len(jobs)), str(len(todo)), *hours, disk if disk == "unknown" else f"{disk} GB"]
 
 
-def _total(values: list[float | None], unit: float) -> str:
+def _total(values: list[float | None], unit: float, *, most: bool) -> str:
     known = [value for value in values if value is not None]
     if values and not known:
         return "unknown"
-    return f"{'> ' if len(known) < len(values) else ''}{sum(known) / unit:.1f}"
-
-
-def _disk(values: list[float | None]) -> str:
-    text = _total(values, 1000)
-    return text if text == "unknown" else f"{text} GB"
+    sign = "> " if len(known) < len(values) else "≤ " if most else ""
+    return f"{sign}{sum(known) / unit:.1f}"
 
 
 def _bases(jobs: list[Job]) -> str:
