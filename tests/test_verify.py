@@ -115,8 +115,8 @@ def test_what_was_recorded_is_reproduced_at_every_tier(recorded, whole):
     assert set(whole.values()) == {REPRODUCED}
     tiers = {tier: sum(key[0] == tier for key in whole) for tier in ("T0", "T1", "T2", "T3")}
     assert tiers["T1"] == tiers["T2"] == 2 * len(OF_RUN)
-    # Two arms: 5 values of the headline, 2 of the best checkpoint, 2 groups; one comparison with 3 numbers, 2 claims.
-    assert tiers["T0"] == 2 * (5 + 2 + 2) + 3 + 2
+    # Two arms: 5 values of the headline, 2 of the best checkpoint, 2 groups; one comparison with 6 numbers, 2 claims.
+    assert tiers["T0"] == 2 * (5 + 2 + 2) + 6 + 2
     assert tiers["T3"] == 2 * len(OF_RUN) + 2 * (5 + 2) + 2 + 2
 
 
@@ -265,7 +265,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(root):
 
 def test_a_value_is_judged_by_both_limits():
     limits = Tolerance(0.01, 0.1, "")
-    for found, state in ((0.5, REPRODUCED), (0.51, REPRODUCED), (0.59, NOISE), (0.61, DIFFERS), (None, DIFFERS)):
+    for found, state in ((0.5, REPRODUCED), (0.509, REPRODUCED), (0.59, NOISE), (0.61, DIFFERS), (None, DIFFERS)):
         assert judge((0.5,), (found,), limits) == state
     assert judge((0.5, 0.4), (0.5, 0.2), limits) == DIFFERS, "an end of the interval counts"
     assert judge((0.5,), (0.55,), Tolerance(0.01, None, "")) == DIFFERS

@@ -287,15 +287,19 @@ def test_a_disk_that_fills_up_at_work_is_one_sentence(tmp_path):
 
 
 def test_two_processes_make_a_product_once(tmp_path):
-    """The second waits for the first, takes its own turn, and the product is whole."""
+    """The second waits for the first, is told that nothing is left to do, and the product is whole."""
     code = (
-        "import sys, time; from pathlib import Path; from stedm.provenance import product\n"
-        "with product(Path(sys.argv[1]), stage='scores', settings={}) as making:\n"
-        "    (making.folder / 'a').write_text('a'); time.sleep(0.5); (making.folder / 'b').write_text('b')\n"
+        "import sys, time; from pathlib import Path; from stedm.errors import MadeMeanwhile\n"
+        "from stedm.provenance import product\n"
+        "try:\n"
+        "    with product(Path(sys.argv[1]), stage='scores', settings={}) as making:\n"
+        "        (making.folder / 'a').write_text('a'); time.sleep(2); (making.folder / 'b').write_text('b')\n"
+        "except MadeMeanwhile:\n"
+        "    sys.exit(3)\n"
     )
     arguments = [sys.executable, "-c", code, str(tmp_path / "out")]
     first, second = subprocess.Popen(arguments), subprocess.Popen(arguments)
-    assert (first.wait(), second.wait()) == (0, 0)
+    assert sorted((first.wait(), second.wait())) == [0, 3]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a", "b", "SHA256SUMS", "provenance.json"}
 
 

@@ -43,7 +43,7 @@ def record_reference(study: Study) -> Path:
         _copy_picture(path, out / "figures" / path.name)
     _record_verification(study, view, out)
     write_text(out / "made-by.json", json.dumps(_made_by(study), indent=1, sort_keys=True) + "\n")
-    write_values(study.root)
+    write_values(study.root, study.config.name)
     return out
 
 
@@ -64,8 +64,7 @@ def record_again(study: Study) -> Path:
     if not (out / "scores.parquet").is_file():
         raise UserError(f"{out}/scores.parquet: missing; only a recorded result can be made again from its scores.")
     scores = pd.read_parquet(out / "scores.parquet").astype({"budget": "Int64"})
-    known = pd.read_csv(out / "tables" / "checkpoints.csv").to_dict("records")
-    runs = [{**row, "stage": "segmenter", "id": "", "folder": out / "none"} for row in known]
+    runs = _validation_labels(out)
     expected = scores[["arm", "budget", "seed"]].drop_duplicates().to_dict("records")
     again = {"resamples": study.config.report.resamples, "seed": study.config.report.seed}
     with tempfile.TemporaryDirectory() as folder:
@@ -76,8 +75,20 @@ def record_again(study: Study) -> Path:
         for path in sorted((view / "figures").glob("*.png")):
             _copy_picture(path, out / "figures" / path.name)
     _record_tolerances(out, scores)
-    write_values(study.root)
+    write_values(study.root, study.config.name)
     return out
+
+
+def _validation_labels(reference: Path) -> list[dict[str, object]]:
+    """Return what the recorded table of checkpoints says of each arm's validation labels, as runs of a report."""
+    table = pd.read_csv(reference / "tables" / "checkpoints.csv", dtype={"validation_labels": str})
+    return [
+        {"stage": "segmenter", "id": "", "folder": reference / "none", "arm": row.arm, "budget": row.budget}
+        | {"validation_labels": int(number), "provenance": None}
+        for row in table.itertuples()
+        for number in str(row.validation_labels).split(";")
+        if number.isdigit()
+    ]
 
 
 def _record_verification(study: Study, view: Path, out: Path) -> None:

@@ -32,10 +32,15 @@ def write_reference(root: Path) -> list[Path]:
     return [*pages, *write_values(root)]
 
 
-def write_values(root: Path) -> list[Path]:
-    """Fill the marked places of all pages; return the pages that have some."""
+def write_values(root: Path, result: str | None = None) -> list[Path]:
+    """Fill the marked places of all pages, or of those that show a recorded result; return the pages that have some."""
     found = []
     for path in pages_of(root):
+        before = path.read_text()
+        if result is not None and not any(
+            f"{where}{result}" in before for where in ("results/reference/", "results of ")
+        ):
+            continue
         text = fill(path, root)
         if marked(text) != text:
             found.append(path)

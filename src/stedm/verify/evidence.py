@@ -20,6 +20,7 @@ from stedm.study import Study
 from stedm.verify import stored, tolerances
 from stedm.verify.records import DIFFERS, NOISE, NOT_HERE, NOT_RUN, REPRODUCED, Cell, Record, judge
 from stedm.verify.values import (
+    FROM_SCORES_ALONE,
     OF_RUN,
     RUNS,
     TABLES,
@@ -235,7 +236,7 @@ def _retrained_tables(reference: Reference, there: dict, why: dict) -> list[Reco
     for table in RETRAINED:
         found = cells(table, made[table]) if table in made else {}
         for cell, (expected, sides) in cells(table, reference.tables.get(table, pd.DataFrame())).items():
-            if cell.column == "wilcoxon":
+            if cell.column in FROM_SCORES_ALONE:
                 continue
             needed = [k for k in reference.runs if any(_belongs(k, side) for side in sides)]
             lacking = [why[key] for key in needed if key in why]

@@ -16,10 +16,12 @@ from stedm.verify.records import Cell, Value
 RUNS = "runs"
 """Not a table of the report: the values of each segmenter alone, of which the tables are averages."""
 PAIR = ("arm", "baseline", "budget")
+FROM_SCORES_ALONE = ("wilcoxon", "holm", "runs_low", "runs_high")
+"""Columns that a retraining is not held to: probabilities, and ends of an interval."""
 TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "headline": (("arm", "budget"), ("mean", "std", "worst", "dice", "pooled_iou")),
-    "comparisons": (PAIR, ("difference", "ratio", "wilcoxon", "holm", "runs_low", "runs_high")),
-    "references": (PAIR, ("difference", "ratio", "wilcoxon", "holm", "runs_low", "runs_high")),
+    "comparisons": (PAIR, ("difference", "ratio", *FROM_SCORES_ALONE)),
+    "references": (PAIR, ("difference", "ratio", *FROM_SCORES_ALONE)),
     "checkpoints": (("arm", "budget"), ("best_mean", "best_std")),
     "groups": (("arm", "budget", "group"), ("mean",)),
     "claims": ((*PAIR, "claim"), ("verdict",)),
