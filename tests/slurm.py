@@ -54,7 +54,7 @@ InactiveLimit=0
 KillWait=10
 GresTypes=gpu
 {nodes}
-PartitionName=main Nodes=n1,n2 Default=YES MaxTime=60 State=UP OverSubscribe=NO
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """
 
 
