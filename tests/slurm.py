@@ -65,9 +65,17 @@ def missing() -> str | None:
             return f"{program} is not installed (Debian: apt-get install slurm-wlm munge)"
     if os.geteuid() != 0:
         return "Slurm's daemons need root"
-    if CONFIGURATION.exists():
+    if os.path.lexists(CONFIGURATION) and not _left_over():
         return f"{CONFIGURATION}: this machine has a Slurm of its own"
     return None
+
+
+def _left_over() -> bool:
+    """Whether the configuration is a link of a killed test, whose controller is gone."""
+    if not CONFIGURATION.is_symlink():
+        return False
+    number = CONFIGURATION.readlink().with_name("slurmctld.pid")
+    return not number.is_file() or not Path("/proc", number.read_text().strip()).exists()
 
 
 class Slurm:
@@ -178,6 +186,7 @@ def cluster(folder: Path) -> Iterator[Slurm]:
     CONFIGURATION.parent.mkdir(exist_ok=True)
     links = [CONFIGURATION, CONFIGURATION.with_name("gres.conf")]
     for link in links:
+        link.unlink(missing_ok=True)
         link.symlink_to(folder / link.name)
     try:
         slurm.start("munged", "slurmctld", *NODES)
