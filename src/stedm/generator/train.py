@@ -90,7 +90,7 @@ class GeneratorTraining(Training):
     def stepped(self) -> None:
         """Update the averaged weights, and show them where that is asked for."""
         self.averaged.update_parameters(self.model)
-        if picture := self.pictures.get(self.trainer.global_step):
+        if self.pictures and (picture := self.pictures.get(self.trainer.global_step)):
             picture(self.averaged.module)
 
 
