@@ -24,6 +24,8 @@ from stedm.provenance import digest
 
 SEARCH_STRENGTHS = (0.1, 0.2, 0.4)
 """Strengths of colour augmentation among which the search on training patients chooses."""
+STAGES = ("cohort", "tiles", "autoencoder", "generator", "synthetic", "segmenter", "scores")
+"""Stages that have runs, in the order of the workflow."""
 TRANSFERRED = "transferred"
 """In place of a style sampling: labelled images in the colours of unlabelled patients."""
 
@@ -40,6 +42,10 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     """Arm, budget, seed, patients: where the run stands in the experiment."""
     inputs: dict[str, Run] = field(default_factory=dict)
+
+    def folders(self, jobs: int) -> list[Path]:
+        """Folders of the product: one, or of synthetic images the parts that several jobs draw."""
+        return self.parts(jobs) if self.stage == "synthetic" else [self.folder]
 
     def parts(self, jobs: int) -> list[Path]:
         """Folders of a product that several jobs make, one each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +246,7 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
             _one_table(experiments).to_parquet(beside, index=False)
     expected = [run.facts for run in study.scores]
     own = _described_runs(study, study.scores)
-    # Those of the configuration's arms come first.
-    others = _described_runs(study, [run for _, run in study.scored])[len(own) :]
+    others = _described_runs(study, [run for _, run in study.scored], besides={run["folder"] for run in own})
     try:
         build_report(
             out=out,
@@ -315,15 +314,16 @@ def _one_table(experiments: list[Any]) -> Any:
     return table[[*first, *(name for name in table.columns if name not in first)]]
 
 
-def _described_runs(study: Study, scores: Iterable[Run]) -> list[dict[str, Any]]:
-    """Describe each run that scores rest on: where it is, what it is, its provenance."""
+def _described_runs(study: Study, scores: Iterable[Run], besides: Collection[Path] = ()) -> list[dict[str, Any]]:
+    """Describe each run that scores rest on, `besides` some folders: where it is, what it is, its provenance."""
     needed: dict[Path, dict[str, Any]] = {}
 
     def add(run: Run) -> None:
         for source in run.inputs.values():
             add(source)
-        folders = run.parts(study.config.execution.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
-        for folder in folders:
+        for folder in run.folders(study.config.execution.synthetic_jobs):
+            if folder in needed or folder in besides:
+                continue
             record = read_record(folder)
             needed[folder] = {
                 "stage": run.stage,

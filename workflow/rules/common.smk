@@ -80,8 +80,7 @@ def execution(stage, take):
 
 def sums(run, jobs=1):
     """Files that say that a run's product is whole; they change only when its contents do."""
-    folders = run.parts(jobs) if run.stage == "synthetic" else [run.folder]
-    return [str(folder / SUMS) for folder in folders]
+    return [str(folder / SUMS) for folder in run.folders(jobs)]
 
 
 def inputs(stage):

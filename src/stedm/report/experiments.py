@@ -17,10 +17,10 @@ from matplotlib.lines import Line2D
 
 from stedm.report.arms import budget_label, has_budget, look, order
 from stedm.report.claims import runs
-from stedm.report.formats import Table, interval, known, number, p_value, seeds
+from stedm.report.formats import Table, interval, known, number, p_value
 from stedm.report.html import Picture, labels
 from stedm.report.style import INK, PAPER, save, theme
-from stedm.report.tables import ARM, LABELS, ordered
+from stedm.report.tables import ARM, LABELS, each_seed, ordered
 from stedm.scores.metrics import check, per_patient
 from stedm.scores.statistics import RESAMPLES, compare, describe, table
 
@@ -114,8 +114,7 @@ def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 
             ARM: row["arm"],
             LABELS: budget_label(row["budget"]),
             "Mean IoU [95 %]": interval(row, "mean") if row["seeds"] else "missing",
-            "Mean, each seed": seeds(row["mean_seeds"])
-            + (f" (missing: {', '.join(map(str, row['missing_seeds']))})" if row["missing_seeds"] else ""),
+            "Mean, each seed": each_seed(row),
             "SD between patients [95 %]": interval(row, "std"),
             "Difference of mean IoU [95 %]": "reference"
             if row["reference"]

@@ -23,6 +23,12 @@ def ordered(planned: Planned) -> list[tuple[str, int | None]]:
     return sorted(planned, key=lambda key: (key[1] is None, key[1] or 0, rank[key[0]]))
 
 
+def each_seed(row: dict) -> str:
+    """Spell the mean of each seed of a row, and which seeds are missing."""
+    missing = ", ".join(map(str, row["missing_seeds"]))
+    return seeds(row["mean_seeds"]) + (f" (missing: {missing})" if missing else "")
+
+
 def _cells(frame: pd.DataFrame, arm: str, budget: int | None, checkpoint: str = "last") -> pd.DataFrame:
     at = frame["budget"].isna() if budget is None else frame["budget"].eq(budget).fillna(False)
     return frame[(frame["arm"] == arm) & (frame["checkpoint"] == checkpoint) & at]
@@ -97,8 +103,7 @@ def headline(
             ARM: row["arm"],
             LABELS: budget_label(row["budget"]),
             "Mean IoU [95 %]": interval(row, "mean") if row["seeds"] else "missing",
-            "Mean, each seed": seeds(row["mean_seeds"])
-            + (f" (missing: {', '.join(map(str, row['missing_seeds']))})" if row["missing_seeds"] else ""),
+            "Mean, each seed": each_seed(row),
             "SD between patients [95 %]": interval(row, "std"),
             "Worst decile [95 %]": interval(row, "worst"),
             "Dice": number(row["dice"]),

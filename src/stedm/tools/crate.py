@@ -69,14 +69,11 @@ def _products(study: Study) -> dict[Path, tuple[Run, list[Path]]]:
     """Return each product behind the report: its folder, its run, and the folders that it was made from."""
     jobs, found = study.config.execution.synthetic_jobs, {}
 
-    def folders(run: Run) -> list[Path]:
-        return run.parts(jobs) if run.stage == "synthetic" else [run.folder]
-
     def add(run: Run) -> None:
-        sources = [folder for source in run.inputs.values() for folder in folders(source)]
+        sources = [folder for source in run.inputs.values() for folder in source.folders(jobs)]
         for source in run.inputs.values():
             add(source)
-        found.update(dict.fromkeys(folders(run), (run, sources)))
+        found.update(dict.fromkeys(run.folders(jobs), (run, sources)))
 
     for run in study.scores:
         add(run)

@@ -13,10 +13,9 @@ from statistics import median
 from stedm.config import Config, load_config
 from stedm.errors import UserError
 from stedm.provenance import SUMS
-from stedm.runs import TRANSFERRED, Plan, Run
+from stedm.runs import STAGES, TRANSFERRED, Plan, Run
 from stedm.study import Studies, Study
 
-STAGES = ("cohort", "tiles", "autoencoder", "generator", "synthetic", "segmenter", "scores")
 ARMS_OF_RUN = "arms of the run"
 """The row of what is needed whatever the experiments."""
 DECLARED = "declared"
@@ -86,7 +85,7 @@ def _jobs(study: Study) -> dict[Path, Job]:
 
 
 def _folders(plan: Plan, run: Run) -> list[Path]:
-    return run.parts(plan.config.execution.synthetic_jobs) if run.stage == "synthetic" else [run.folder]
+    return run.folders(plan.config.execution.synthetic_jobs)
 
 
 def _with_inputs(study: Study, scored: Iterable[tuple[Plan, Run]]) -> Iterator[tuple[Plan, Run]]:

@@ -39,8 +39,7 @@ def record_reference(study: Study) -> Path:
             shutil.copyfile(view / name, out / name)
     shutil.copytree(view / "tables", out / "tables")
     (out / "figures").mkdir()
-    for path in sorted((view / "figures").glob("*.png")):
-        _copy_picture(path, out / "figures" / path.name)
+    _copy_figures(view, out)
     _record_verification(study, view, out)
     write_text(out / "made-by.json", json.dumps(_made_by(study), indent=1, sort_keys=True) + "\n")
     write_values(study.root, study.config.name)
@@ -72,8 +71,7 @@ def record_again(study: Study) -> Path:
         build_report(out=view, title="", scores=scores, runs=runs, ledger=[], expected=expected, **again)
         shutil.copyfile(view / "claims.csv", out / "claims.csv")
         shutil.copytree(view / "tables", out / "tables", dirs_exist_ok=True)
-        for path in sorted((view / "figures").glob("*.png")):
-            _copy_picture(path, out / "figures" / path.name)
+        _copy_figures(view, out)
     _record_tolerances(out, scores)
     write_values(study.root, study.config.name)
     return out
@@ -114,6 +112,11 @@ def _record_tolerances(out: Path, scores: pd.DataFrame, moved: dict[str, float] 
     tolerances.write(path, made)
 
 
+def _copy_figures(view: Path, out: Path) -> None:
+    for path in sorted((view / "figures").glob("*.png")):
+        _copy_picture(path, out / "figures" / path.name)
+
+
 def _copy_picture(path: Path, out: Path) -> None:
     """Copy a PNG, a large one no wider than a page shows it."""
     if path.stat().st_size < LARGE:
@@ -137,7 +140,7 @@ def _made_by(study: Study) -> dict[str, object]:
         while pending:
             run = pending.pop()
             pending += run.inputs.values()
-            for folder in run.parts(jobs) if run.stage == "synthetic" else [run.folder]:
+            for folder in run.folders(jobs):
                 record = read_record(folder) or {}
                 keys = (
                     "commit",
