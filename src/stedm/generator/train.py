@@ -21,6 +21,7 @@ from stedm.generator.denoiser import denoising_loss
 from stedm.generator.guidance import Guidance
 from stedm.generator.model import Generator, save_generator
 from stedm.generator.sampler import dpm_solver_pp_2m
+from stedm.generator.style_map import FILE, roles, write_style_vectors
 from stedm.layers import StochasticDepth
 from stedm.provenance import Product
 from stedm.team import Team, part_of
@@ -152,6 +153,8 @@ def train_generator(
     save_generator(making.folder, averaged)
     write_curve(preview / "curves.csv", module.curve)
     _write_samples(preview / "samples.png", averaged, batches, seed)
+    if config.style.sampling != "none":
+        write_style_vectors(preview / FILE, averaged, store, roles(store, labelled, unlabelled), config.style, seed)
     making.facts |= facts | {
         "device": str(where),
         "threads": threads,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stedm.report import figures, pictures, previews, slides
+from stedm.report import figures, pictures, previews, slides, style_map
 from stedm.report.formats import known, number
 from stedm.report.html import Picture, labels
 from stedm.report.style import save
@@ -63,6 +63,10 @@ def image_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[s
         absent.append("No synthetic run left a grid of layouts and styles.")
     if moved:
         drawn.append(_grid_picture(folder, moved, "images-colours", "Images by colours", "Transferred"))
+    mapped = _style_map(folder, runs)
+    drawn += mapped
+    if not mapped:
+        absent.append("No generator left style vectors of its patients.")
     chosen: dict[str, dict] = {}
     for run in _of(runs, "segmenter"):
         # The smallest budget and seed of each arm: where labels are scarce the arms differ most.
@@ -81,6 +85,25 @@ def image_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[s
     else:
         absent.append("No segmenter left examples that all arms share.")
     return drawn, absent
+
+
+def _style_map(folder: Path, runs: list[dict]) -> list[Picture]:
+    read = ((run, previews.styles(run)) for run in _of(runs, "generator"))
+    run, found = next(((run, found) for run, found in read if found is not None), (None, None))
+    if found is None:
+        return []
+    own = style_map.nearest_own(found["vectors"], found["patient"])
+    by_role = [(role, own[found["role"] == role]) for role in style_map.ROLES if role in set(found["role"])]
+    said = ", ".join(f"{100 * values.mean():.0f} % of {role} patients' sets" for role, values in by_role)
+    count = len(set(found["patient"]))
+    caption = (
+        f"Style vectors of generator {run['id']}: each mark is a patient, the lines from it end at the style sets that "
+        "were drawn of the patient; the two directions in which all sets differ most, in colours of the patients' "
+        f"groups. Among all sets, the nearest is of the same patient for {said}."
+    )
+    alt = f"Map of the style vectors of {count} patients by role. Nearest set of the same patient: {said}."
+    content = save(style_map.style_map(found), folder, "style-map")
+    return [Picture("style-map", "Style map of patients", caption, alt, content)]
 
 
 def _grid_picture(folder: Path, grids: list[tuple[dict, dict]], name: str, title: str, kind: str) -> Picture:

@@ -15,6 +15,7 @@ from PIL import Image
 log = logging.getLogger(__name__)
 
 _GRID = ("layouts", "layout_images", "styles", "images", "style_names", "layout_names")
+_STYLES = ("vectors", "patient", "group", "role")
 _EXAMPLES = ("images", "truths", "predictions", "names")
 
 
@@ -80,6 +81,12 @@ def grid(run: dict) -> dict[str, np.ndarray] | None:
     """
     base = folder(run)
     return _arrays(base / "grid.npz", _GRID) if base is not None and (base / "grid.npz").is_file() else None
+
+
+def styles(run: dict) -> dict[str, np.ndarray] | None:
+    """Read `styles.npz` of a generator: `vectors` (n, dim) of style sets, `patient`, `group`, `role` (n,)."""
+    base = folder(run)
+    return _arrays(base / "styles.npz", _STYLES) if base is not None and (base / "styles.npz").is_file() else None
 
 
 def examples(run: dict) -> dict[str, np.ndarray] | None:
