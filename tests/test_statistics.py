@@ -391,3 +391,15 @@ def test_no_data_gives_an_empty_table_with_its_columns():
     table = claims(comparisons(patients_of({("real", 1): BASE})))
     assert len(table) == 0
     assert "verdict" in table.columns
+
+
+@pytest.mark.parametrize("failing", [0, 1, 3, 10])
+def test_thousands_of_patients_are_left_out_in_groups(monkeypatch, failing):
+    random = np.random.default_rng(5)
+    values = random.normal(0.8, 0.05, (1990, 1))
+    values[random.choice(1990, failing, replace=False)] = 0.02
+    grouped = st.degrees(values, st.std)
+    monkeypatch.setattr(st, "MOST_LEFT_OUT", 1990)
+    singly = st.degrees(values, st.std)
+    student = [stats.t.ppf(0.975, value) for value in (grouped, singly)]
+    assert abs(student[0] / student[1] - 1) < 0.01
