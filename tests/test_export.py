@@ -199,19 +199,23 @@ def test_exported_predictions_come_back(tmp_path):
     )
     path = tmp_path / "predictions.parquet"
     options = {"window": 64, "margin": 8, "device": torch.device("cpu")}
-    assert write_predictions(path, {"last": network, "best": network}, store, ["p-s"], **options) == ["s"]
+    other = torch.nn.Conv2d(3, 2, 1)
+    shown = write_predictions(path, {"best": other, "last": network}, store, ["p-s"], **options, shown=["s", "t"])
     table = pd.read_parquet(path)
     facts = Exporter(store, tmp_path / "out").predictions("run", table, "s", "last")
     assert facts["file"] == "predictions/run/s.geojson"
     polygons = read_geojson(tmp_path / "out" / facts["file"])
     assert {polygon.annotated for polygon in polygons} == {"tumour: predicted"}
     found = rasterise(polygons, classes=["tumour: predicted"], width=101, height=77, downsample=4)
-    expected = np.zeros((96, 128), np.uint8)
+    expected, stored = np.zeros((2, 96, 128), np.uint8)
     for row in table.itertuples():
+        stored[row.y : row.y + SIDE, row.x : row.x + SIDE] = 1
         mask = np.unpackbits(np.frombuffer(row.last, np.uint8)).reshape(SIDE, SIDE)
         expected[row.y : row.y + SIDE, row.x : row.x + SIDE] = mask
     assert 0.05 < expected.mean() < 0.95
     np.testing.assert_array_equal(found, expected[:77, :101])
+    assert list(shown) == ["s"]
+    np.testing.assert_array_equal(shown["s"] & stored[:77, :101], expected[:77, :101])
 
 
 def test_a_configuration_is_exported(project):

@@ -6,7 +6,7 @@ store's index) and for each checkpoint a column of ``tile × tile`` bits, row by
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +64,11 @@ def write_predictions(
     window: int,
     margin: int,
     device: torch.device,
-) -> list[str]:
-    """Predict all slides of some patients with each checkpoint's network; return the slides."""
-    chosen, side = set(patients), store.tile
-    slides = sorted(name for name, slide in store.slides.items() if slide.patient in chosen)
+    shown: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Predict all slides of some patients with each checkpoint's network; return the `last` predictions of `shown`."""
+    kept: dict[str, np.ndarray] = {}
+    side, slides = store.tile, slides_of(store, patients)
     index_slide, index_x, index_y = (store.column(name) for name in ("slide", "x", "y"))
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(index_slide):
@@ -83,6 +84,8 @@ def write_predictions(
             if id(network) not in masks:
                 masks[id(network)] = predict_slide(network, store, slide, window=window, margin=margin, device=device)
             mask = masks[id(network)]
+            if name == "last" and slide in shown:
+                kept[slide] = mask
             padded = np.pad(mask, ((0, -mask.shape[0] % side), (0, -mask.shape[1] % side)))
             for row in rows:
                 x, y = index_x[row], index_y[row]
@@ -90,4 +93,9 @@ def write_predictions(
     types = {"slide": pa.string(), "x": pa.int32(), "y": pa.int32()}
     fields = [(name, types.get(name, pa.binary())) for name in columns]
     pq.write_table(pa.table(columns, pa.schema(fields)), path, compression="zstd")
-    return slides
+    return kept
+
+
+def slides_of(store: TileStore, patients: Collection[str]) -> list[str]:
+    """Return the slides of some patients, by name."""
+    return sorted(name for name, slide in store.slides.items() if slide.patient in patients)

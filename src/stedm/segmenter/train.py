@@ -20,10 +20,13 @@ from stedm.segmenter.data import TrainingBatches, read_tiles, validation_batches
 from stedm.segmenter.loss import segmentation_loss
 from stedm.segmenter.network import build_segmenter
 from stedm.segmenter.normalise import NormalisedTiles, normalising_maps
-from stedm.segmenter.predict import PREDICTIONS, predict_slide, write_predictions
+from stedm.segmenter.predict import PREDICTIONS, slides_of, write_predictions
 from stedm.segmenter.unlabelled import Learner, build_learner, unlabelled_batches
 from stedm.tiles.store import TileStore
 from stedm.training import Training, fit, write_curve
+
+EXAMPLES, LONGEST = 6, 192
+"""Slides of which the preview shows the middle, and its longest side in pixels."""
 
 
 class SegmenterTraining(Training):
@@ -176,7 +179,9 @@ def train_segmenter(
     networks = {"last": module.predicting.to(where).eval(), "best": module.best.to(where).eval()}
     if module.best_step in (0, config.steps):
         networks["best"] = networks["last"]
-    slides = write_predictions(
+    slides = slides_of(store, scored)
+    shown = slides[:: max(1, len(slides) // EXAMPLES)][:EXAMPLES]
+    predicted = write_predictions(
         making.folder / PREDICTIONS,
         networks,
         store,
@@ -184,12 +189,13 @@ def train_segmenter(
         window=config.window,
         margin=config.margin,
         device=where,
+        shown=shown,
     )
     for name, trained in networks.items():
         tensors = {key: value.contiguous().cpu() for key, value in trained.state_dict().items()}
         save_file(tensors, making.folder / f"{name}.safetensors")
     write_curve(making.folder / "preview" / "curves.csv", module.curve)
-    _write_examples(making.folder / "preview" / "examples.npz", networks["last"], store, slides, config, where)
+    _write_examples(making.folder / "preview" / "examples.npz", store, predicted)
     making.facts |= {
         "device": str(where),
         "threads": threads,
@@ -203,27 +209,15 @@ def train_segmenter(
         making.facts["unlabelled"] = sorted(unlabelled)
 
 
-def _write_examples(
-    path: Path,
-    network: nn.Module,
-    store: TileStore,
-    slides: list[str],
-    config: SegmenterConfig,
-    device: torch.device,
-    count: int = 6,
-    longest: int = 192,
-) -> None:
-    """Write the middles of evenly chosen slides with truth and prediction, as arrays (see the report)."""
-    chosen = slides[:: max(1, len(slides) // count)][:count]
+def _write_examples(path: Path, store: TileStore, predicted: dict[str, np.ndarray]) -> None:
+    """Write the middles of slides with truth and prediction, as arrays (see the report)."""
     arrays: dict[str, list] = {"images": [], "truths": [], "predictions": []}
-    side = min([longest, *(min(store.slides[s].width, store.slides[s].height) for s in chosen)])
-    for slide in chosen:
-        size = store.slides[slide]
-        x, y = (size.width - side) // 2, (size.height - side) // 2
+    side = min([LONGEST, *(min(mask.shape) for mask in predicted.values())])
+    for slide, mask in predicted.items():
+        x, y = (mask.shape[1] - side) // 2, (mask.shape[0] - side) // 2
         image, label = store.window(slide, x, y, side, side)
-        mask = predict_slide(network, store, slide, window=config.window, margin=config.margin, device=device)
         arrays["images"].append(image)
         arrays["truths"].append(store.layout(label))
         arrays["predictions"].append(mask[y : y + side, x : x + side])
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, names=np.array(chosen, dtype=str), **{k: np.stack(v) for k, v in arrays.items()})
+    np.savez_compressed(path, names=np.array(list(predicted), dtype=str), **{k: np.stack(v) for k, v in arrays.items()})
