@@ -13,6 +13,7 @@ from stedm.report import claims as claims_module
 from stedm.report.arms import LOOKS, MEANINGS, has_budget, order
 from stedm.report.claims import MEAN
 from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
+from stedm.report.on_top import percent
 from stedm.report.style import data_uri
 from stedm.scores.statistics import LEVEL
 
@@ -90,6 +91,25 @@ def standings(rows: list[dict]) -> list[str]:
     return said
 
 
+def answers(added: Table | None, way: Table | None) -> list[str]:
+    """Say in a sentence a row what the tables of `stedm.report.on_top` found."""
+    outcomes = {"supported": "synthetic images add to the mean IoU", "refuted": "synthetic images lower the mean IoU"}
+    said = []
+    for row in added.raw.to_dict("records") if added else []:
+        start = f"On top of {row['beside']}, with {labels(row['budget'])}: "
+        outcome = outcomes.get(row["mean_verdict"], "whether synthetic images add to the mean IoU is undecided")
+        numbers = f" ({interval(row, 'difference', sign=True)}, Holm p {p_value(row['holm'])})"
+        said.append(f"{start}{outcome}{numbers if known(row['difference']) else ''}. {row['mean_reason']}")
+    for row in way.raw.to_dict("records") if way else []:
+        path = f"of the distance from {row['baseline']} to {row['oracle']}"
+        length = f" ({interval(row, 'distance', sign=True)})" if known(row["distance"]) else ""
+        verb = f"covers {percent(row)}" if known(row["share"]) else "has no share"
+        missing = [f"Missing: {', '.join(row['missing'])}; the numbers are from the other runs."]
+        end = " ".join([row["share_reason"], *(missing if row["missing"] else [])]).strip()
+        said.append(f"With {labels(row['budget'])}, {row['arm']} {verb} {path}{length}. {end}".rstrip())
+    return said
+
+
 def _bars(claims: pd.DataFrame) -> list[dict]:
     """Place each interval on a scale that all claims of its kind share, with no effect in the middle."""
 
@@ -155,6 +175,8 @@ def grid_of(table: Table) -> dict:
         cells = []
         for header, text in zip(columns, row, strict=True):
             key = table.keys[header][place] if header in table.keys else text
+            # As the page's script reads it.
+            key = "Infinity" if isinstance(key, float) and key == math.inf else key
             cells.append({"text": text, "key": "" if not known(key) else key, "number": header in table.keys})
         rows.append(cells)
     headers = [{"text": header, "number": header in table.keys} for header in columns]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from stedm.report.arms import budget_label, order
@@ -9,6 +11,9 @@ from stedm.report.claims import claims
 from stedm.report.claims import comparisons as compared
 from stedm.report.claims import runs as runs_of
 from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
+from stedm.report.on_top import distance, on_top
+from stedm.report.saved import labels_saved
+from stedm.report.variants import Variant, joined
 from stedm.scores.metrics import check, per_group, per_patient, pooled
 from stedm.scores.statistics import RESAMPLES, describe, mean, per_seed, table
 
@@ -49,10 +54,15 @@ def build_tables(
     *,
     runs: list[dict] | None = None,
     expected: list[dict] | None = None,
+    besides: Sequence[Variant] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[dict[str, Table], pd.DataFrame]:
-    """Return a report's tables by name, and its claims; parameters and errors as of `stedm.report.build_report`."""
+    """Return a report's tables by name, and its claims.
+
+    The arms of `besides` enter no table but those of `stedm.report.on_top`; other parameters and errors are those of
+    `stedm.report.build_report`.
+    """
     scores = check(scores)
     cohorts = sorted(scores["cohort"].unique())
     if len(cohorts) > 1:
@@ -69,6 +79,9 @@ def build_tables(
         "groups": groups(scores, patients, planned),
         "patients": per_patient_table(patients, planned),
     }
+    every = joined(patients, planned, besides)
+    more = labels_saved(patients, planned, **again), on_top(*every, **again), distance(*every, **again)
+    made |= {one.name: one for one in more if one is not None}
     return made, claims(pairs)
 
 
