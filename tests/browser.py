@@ -38,6 +38,7 @@ class Browser:
         their_read, write = os.pipe()
         options = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={folder}", "--no-first-run"]
         options += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+        options += ["--hide-scrollbars"]  # as a phone, whose scroll bars take no room
         # The browser speaks over file descriptors 3 and 4, where the shell puts these: they may not be among them.
         inner = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (their_read, their_write)]
         moved = f'exec "$0" "$@" 3<&{inner[0]} 4>&{inner[1]}'

@@ -118,7 +118,7 @@ def build_report(
         tables={"headline": html.grid_of(made["headline"]), "more": _more(made, patients)},
         arms={arm for arm, _ in planned},
         experiments=[
-            {"about": one, "grid": html.grid_of(made_table), "picture": picture}
+            {"about": one, "grid": _below(one.question, html.grid_of(made_table)), "picture": picture}
             for one, made_table, picture in zip(experiments, compared, drawn["experiments"], strict=True)
         ],
         on_top={
@@ -159,6 +159,11 @@ def _more(made: dict[str, formats.Table], patients: pd.DataFrame) -> list[dict]:
         for name, title in titles.items()
         if name in made and len(made[name].shown)
     ]
+
+
+def _below(question: str, grid: dict) -> dict:
+    """Leave an experiment's question, which stands above its figure, out of its table's caption."""
+    return grid | {"caption": grid["caption"].removeprefix(question).lstrip()}
 
 
 def _replace_file(path: Path, text: str) -> None:

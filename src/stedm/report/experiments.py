@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from stedm.report.arms import budget_label, look, order
 from stedm.report.claims import corrections
-from stedm.report.formats import Table, interval, known, number, p_value
+from stedm.report.formats import Table, ends, interval, known, number, p_value
 from stedm.report.html import Picture, labels
 from stedm.report.style import INK, PAPER, save, theme
 from stedm.report.tables import ARM, LABELS, each_seed, ordered
@@ -54,9 +54,7 @@ def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 
             "Difference of mean IoU [95 %]": "reference"
             if row["reference"]
             else interval(row, "difference", sign=True),
-            "With runs [95 %]": interval(
-                {"x": row["difference"], "x_low": row["runs_low"], "x_high": row["runs_high"]}, "x", sign=True
-            ),
+            "With runs [95 %]": ends(row, "runs", sign=True),
             "Wilcoxon p": p_value(row["wilcoxon"]),
             "Holm p": p_value(row["holm"]),
             "Ratio of SDs [95 %]": interval(row, "ratio"),
@@ -77,7 +75,8 @@ def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 
     keys = {header: [row[name] for row in rows] for header, name in headers.items()}
     keys[LABELS] = [10**9 if row["budget"] is None else row["budget"] for row in rows]
     keys["Mean, each seed"] = [min((v for v in row["mean_seeds"] if known(v)), default=None) for row in rows]
-    return Table(f"{PREFIX}{experiment.name}", _caption(experiment), raw, shown, keys)
+    shared = any(row[key] == ANY for row in rows for key in experiment.axes)
+    return Table(f"{PREFIX}{experiment.name}", _caption(experiment, shared=shared), raw, shown, keys)
 
 
 def _distinct(experiment: Experiment, rows: list[dict[str, Any]]) -> float:
@@ -122,7 +121,7 @@ def _difference(row: dict[str, Any]) -> str:
     return "reference" if row["reference"] else interval(row, "difference", sign=True)
 
 
-def _caption(experiment: Experiment) -> str:
+def _caption(experiment: Experiment, *, shared: bool) -> str:
     fixed = ", ".join(f"{key} {value}" for key, value in experiment.fixed.items())
     first = ", ".join(f"{key.rpartition('.')[2]} {experiment.variants[0].chosen[key]}" for key in experiment.axes)
     against = (
@@ -138,7 +137,7 @@ def _caption(experiment: Experiment) -> str:
         "intervals are of one comparison each."
     )
     said += f" All with {fixed}." if fixed else ""
-    if first:
+    if shared:
         said += f" {ANY}: the arm's runs do not depend on it."
     if experiment.invalid:
         said += f" Not valid in this cohort: {'; '.join(experiment.invalid)}."

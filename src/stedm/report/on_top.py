@@ -9,7 +9,7 @@ import pandas as pd
 
 from stedm.report.arms import budget_label
 from stedm.report.claims import MEAN, SPREAD, corrections, missing_runs, verdict
-from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
+from stedm.report.formats import DASH, Table, ends, interval, known, number, p_value, seeds
 from stedm.scores.statistics import RESAMPLES, bootstrap, compare, mean, per_seed, table
 
 ADDED = (
@@ -21,7 +21,7 @@ ADDED = (
 """What else helps, the arm that has it and synthetic images, and the arm that has it alone."""
 WAYS = (("synthetic-colour", "real-colour", "oracle-colour"), ("synthetic", "real", "oracle"))
 """An arm, where it starts from, and the same with all labels."""
-WITHIN = "The interval of the distance does not lie above 0: there is no distance to cover."
+WITHIN = "The interval of the distance does not lie above 0: there may be nothing to cover."
 
 
 def on_top(patients: pd.DataFrame, planned: dict, *, resamples: int = RESAMPLES, seed: int = 0) -> Table | None:
@@ -58,7 +58,7 @@ def on_top(patients: pd.DataFrame, planned: dict, *, resamples: int = RESAMPLES,
             "Baseline": row["baseline"],
             "Labels per class": budget_label(row["budget"]),
             "Difference of mean IoU [95 %]": interval(row, "difference", sign=True),
-            "With runs [95 %]": interval(_renamed(row, "difference", "runs"), "x", sign=True),
+            "With runs [95 %]": ends(row, "runs", sign=True),
             "Each seed": seeds(row["difference_seeds"], sign=True),
             "Holm p": p_value(row["holm"]),
             "Raises the mean": row["mean_verdict"],
@@ -168,10 +168,6 @@ def _budgets(planned: dict) -> list[int]:
     return sorted({budget for _, budget in planned if budget is not None})
 
 
-def _renamed(row: dict, name: str, ends: str) -> dict:
-    return {"x": row[name], "x_low": row[f"{ends}_low"], "x_high": row[f"{ends}_high"]}
-
-
 def _percentage(value: object) -> str:
     return f"{number(100 * float(value), 0)} %" if known(value) else DASH
 
@@ -180,6 +176,6 @@ def percent(row: dict) -> str:
     """Spell the share of a row with its interval, e.g. "62 % [40 %, 85 %]"."""
     if not known(row["share"]):
         return "undefined"
-    ends = [row["share_low"], row["share_high"]]
-    inside = ", ".join(map(_percentage, ends)) if all(map(known, ends)) else "no interval"
+    both = [row["share_low"], row["share_high"]]
+    inside = ", ".join(map(_percentage, both)) if all(map(known, both)) else "no interval"
     return f"{_percentage(row['share'])} [{inside}]"

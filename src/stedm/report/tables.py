@@ -10,7 +10,7 @@ from stedm.report.arms import budget_label, order
 from stedm.report.claims import claims
 from stedm.report.claims import comparisons as compared
 from stedm.report.claims import runs as runs_of
-from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
+from stedm.report.formats import DASH, Table, ends, interval, known, number, p_value, seeds
 from stedm.report.on_top import distance, on_top
 from stedm.report.saved import labels_saved
 from stedm.report.variants import Variant, joined
@@ -145,9 +145,9 @@ def headline(
     caption = (
         "Foreground IoU on the test patients, last checkpoint. Mean over patients, standard deviation (SD) between "
         "patients (averaged over seeds) and mean of the worst tenth of the patients, each with a 95 % interval over "
-        "patients; the mean of each seed beside it. The worst tenth are named, the worst first; their interval cannot "
-        "reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, or not "
-        "scored."
+        "patients; the mean of each seed beside it. The CSV names the worst tenth, the worst first; their interval "
+        "cannot reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, or "
+        "not scored."
     )
     if folds > 1:
         caption += f" Pooled over {folds} folds: each patient is scored by segmenters of the fold that tests it."
@@ -208,9 +208,7 @@ def comparisons(pairs: pd.DataFrame, kind: str) -> Table:
             "Baseline": row["baseline"],
             LABELS: budget_label(row["budget"]),
             "Difference of mean IoU [95 %]": interval(row, "difference", sign=True),
-            "With runs [95 %]": interval(
-                {"x": row["difference"], "x_low": row["runs_low"], "x_high": row["runs_high"]}, "x", sign=True
-            ),
+            "With runs [95 %]": ends(row, "runs", sign=True),
             "Each seed": seeds(row["difference_seeds"], sign=True),
             "Wilcoxon p": p_value(row["wilcoxon"]),
             "Holm p": p_value(row["holm"]),

@@ -168,9 +168,14 @@ def _cell(record: Record) -> dict:
 
 
 def _tolerances(records: list[Record]) -> list[dict]:
-    found = Counter((r.tier, r.cell.table, _column(r), r.tolerance) for r in records if r.tolerance)
+    """Return each limit once a tier and table, with the columns and the number of cells that it holds for."""
+    found: dict[tuple, Counter[str]] = {}
+    for r in records:
+        if r.tolerance:
+            found.setdefault((r.tier, r.cell.table, r.tolerance), Counter())[_column(r)] += 1
     return [
-        {"tier": t, "table": name, "column": c, "limit": limit, "cells": n} for (t, name, c, limit), n in found.items()
+        {"tier": tier, "table": name, "columns": list(columns), "limit": limit, "cells": columns.total()}
+        for (tier, name, limit), columns in found.items()
     ]
 
 
