@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from stedm import stages
 from stedm.config import SAMPLINGS, Experiment, load_config, load_configs, parse_config
 from stedm.errors import UserError
 from stedm.experiments import variants
+from stedm.report import build_report
 from stedm.report import experiments as report
+from stedm.report.variants import pack, unpack
 from stedm.scores.metrics import per_patient
-from stedm.scores.statistics import compare, table
+from stedm.scores.statistics import compare, holm, table, with_runs
 from stedm.study import Studies, Study
 
 ABOUT = {"title": "A title", "question": "What is asked?", "cohorts": ["phantom"]}
@@ -210,7 +213,7 @@ def test_without_axes_arms_are_compared_with_the_first():
     arms = {"real": (0.4, 0.2), "synthetic": (0.6, 0.1), "oracle": (0.8, 0.1)}
     scores = fake_scores(arms=arms)
     expected = [
-        {"arm": arm, "budget": budget, "seed": seed, "id": f"{arm}-{budget}-{seed}"}
+        {"arm": arm, "budget": budget, "seed": seed, "id": f"{arm}-k{budget}-s{seed}"}
         for arm in arms
         for budget in ((None,) if arm == "oracle" else (1, 3))
         for seed in (0, 1)
@@ -224,6 +227,36 @@ def test_without_axes_arms_are_compared_with_the_first():
         found = rows[rows.index.get_level_values(0) == key[0]].iloc[-1]
         assert found["difference"] == pytest.approx(truth["difference"])
     assert rows.loc[("real", 1), "reference"] and rows.loc[("real", 3), "reference"]
+    # Corrected for the three comparisons of the table; the spread over runs is pooled over them, of which two share
+    # their reference: 2 / (1 + 1 / 4) and 1.
+    compared = rows[~rows["reference"]]
+    assert compared["holm"].tolist() == holm(compared["wilcoxon"].tolist()) and len(compared) == 3
+    assert rows.loc[rows["reference"], ["holm", "runs_low"]].isna().all(axis=None)
+    as_pairs = [row | {"seeds": row["compared_seeds"]} for row in compared.to_dict("records")]
+    assert list(zip(compared["runs_low"], compared["runs_high"], strict=True)) == with_runs(as_pairs, 2.6)
+    assert "corrected for all comparisons of this table" in report.tabulate(one, resamples=200).caption
+    [again] = unpack(pack([one]), [replace(one, variants=[])])
+    pd.testing.assert_frame_equal(report.tabulate(again, resamples=200).raw, rows.reset_index(), check_like=True)
+
+
+def test_arms_of_an_experiment_answer_what_synthetic_images_add(tmp_path):
+    """Pseudo-labels are trained by an experiment alone; the run's own arms stand for those that both have."""
+    own = {"real": (0.4, 0.2), "real-colour": (0.5, 0.2), "synthetic-colour": (0.6, 0.1)}
+    more = {"real-colour": (0.1, 0.2), "pseudo-labels": (0.5, 0.2), "synthetic-pseudo": (0.65, 0.1)}
+    scores, others = (fake_scores(arms=arms, budgets=(1,)) for arms in (own, more))
+    one = report.Experiment("e", "Title", "Why?", list(more), [report.Variant({}, others, [])], [])
+    varied = report.Experiment("v", "Title", "Why?", list(more), [report.Variant({"a.b": "1"}, others, [])], [])
+    build_report(
+        out=tmp_path, title="t", scores=scores, runs=[], ledger=[], expected=[], experiments=[one, varied], resamples=50
+    )
+    rows = pd.read_csv(tmp_path / "tables" / "on-top.csv").set_index("beside")
+    assert rows.index.tolist() == ["colour augmentation", "pseudo-labels"]
+    patients = per_patient(scores)
+    truth = compare(*(table(patients, arm, 1, "last") for arm in ("synthetic-colour", "real-colour")), resamples=50)
+    assert rows.loc["colour augmentation", "difference"] == pytest.approx(truth["difference"])
+    assert "pseudo-labels" not in set(pd.read_csv(tmp_path / "tables" / "headline.csv")["arm"])
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="on-top"' in page and page.count("On top of pseudo-labels, with 1 labelled patient") == 1
 
 
 SMALL = MINI | {

@@ -10,6 +10,8 @@ from conftest import PROJECT
 from scipy import stats
 
 from stedm.report.claims import MEAN, RUNS, SPREAD, claims, comparisons, runs
+from stedm.report.html import answers
+from stedm.report.on_top import WITHIN, distance, on_top
 from stedm.report.saved import equivalent_budget, labels_saved
 from stedm.scores import statistics as st
 from stedm.scores.metrics import count, per_group, per_patient, per_slide, pooled
@@ -385,6 +387,78 @@ def test_labels_saved_are_read_off_the_baselines_curve_and_never_extrapolated():
     assert second["labels"] == np.inf and found.shown.iloc[1, -1] == "> 4 [> 4, > 4]"
     alone = patients_of({("real", 1): BASE, ("synthetic", 1): BASE})
     assert labels_saved(alone, runs(alone, None)) is None
+
+
+# On top of what else helps
+
+
+def test_what_synthetic_images_add_is_compared_within_each_of_what_else_helps():
+    rng = np.random.default_rng(5)
+    gain = 0.05 + 0.02 * rng.standard_normal(BASE.shape)
+    loss = -0.1 + 0.02 * rng.standard_normal(BASE.shape)
+    values = {
+        ("real-colour", 1): BASE, ("synthetic-colour", 1): BASE + gain,
+        ("pseudo-labels", 1): BASE, ("synthetic-pseudo", 1): BASE + loss,
+        ("real", 1): BASE, ("synthetic", 1): BASE + 0.3, ("real-normalised", 1): BASE,
+    }  # fmt: skip
+    patients = patients_of(values)
+    made = on_top(patients, runs(patients, None), resamples=300)
+    rows = made.raw.set_index("beside")
+    # The arm without anything else, and the one that lacks its partner, are no rows.
+    assert list(rows.index) == ["colour augmentation", "pseudo-labels"]
+    for beside, arm, baseline in (
+        ("colour augmentation", "synthetic-colour", "real-colour"),
+        ("pseudo-labels", "synthetic-pseudo", "pseudo-labels"),
+    ):
+        truth = st.compare(*(st.table(patients, name, 1, "last") for name in (arm, baseline)), resamples=300)
+        for name in ("difference", "difference_low", "ratio_high", "wilcoxon"):
+            assert rows.loc[beside, name] == truth[name]
+    assert rows["mean_verdict"].tolist() == ["supported", "refuted"]
+    assert rows["holm"].tolist() == st.holm(rows["wilcoxon"].tolist())
+    assert (rows["runs_low"] < rows["difference_low"]).all()
+    first, second = answers(made, None)
+    assert first.startswith("On top of colour augmentation, with 1 labelled patient per class: synthetic images add")
+    assert second.partition(": ")[2].startswith("synthetic images lower the mean IoU (−0.")
+    # A run that is missing leaves the question open, whatever the others say.
+    planned = runs(patients, [{"arm": "real-colour", "budget": 1, "seed": 7}])
+    [first, _] = on_top(patients, planned, resamples=300).raw.to_dict("records")
+    assert first["mean_verdict"] == "undecided" and "real-colour seed 7" in first["mean_reason"]
+    alone = patients_of({("real", 1): BASE, ("synthetic", 1): BASE})
+    assert on_top(alone, runs(alone, None)) is None and distance(alone, runs(alone, None)) is None
+
+
+def test_the_share_of_the_distance_to_all_labels_by_hand():
+    """Patients differ in how far they have to go and how far they get; all three arms are resampled together."""
+    rng = np.random.default_rng(6)
+    way = 0.2 + 0.05 * rng.standard_normal(BASE.shape)
+    gone = way * 0.6 + 0.02 * rng.standard_normal(BASE.shape)
+    values = {("real-colour", 1): BASE, ("synthetic-colour", 1): BASE + gone, ("oracle-colour", None): BASE + way}
+    patients = patients_of(values)
+    made = distance(patients, runs(patients, None), resamples=4000)
+    [row] = made.raw.to_dict("records")
+    assert row["distance"] == pytest.approx(way.mean()) and row["share"] == pytest.approx(gone.mean() / way.mean())
+    assert row["share_seeds"] == pytest.approx(list(gone.mean(0) / way.mean(0)))
+    # The delta method for the ratio of two means, with Student's t as the interval has it.
+    error = (gone - row["share"] * way).mean(1).std(ddof=1) / np.sqrt(24) / way.mean()
+    half = stats.t.ppf(0.975, 23) * error
+    assert [row["share_low"], row["share_high"]] == pytest.approx([row["share"] - half, row["share"] + half], abs=0.006)
+    assert made.shown["Share covered [95 %]"].iloc[0] == f"{row['share']:.0%}".replace("%", " %") + (
+        f" [{row['share_low'] * 100:.0f} %, {row['share_high'] * 100:.0f} %]"
+    )
+    assert "synthetic-colour covers" in answers(None, made)[0]
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.2])
+def test_there_is_no_share_of_a_distance_that_may_be_none(shift):
+    rng = np.random.default_rng(7)
+    way = shift + 0.1 * rng.standard_normal(BASE.shape)
+    values = {("real", 1): BASE, ("synthetic", 1): BASE + 0.1, ("oracle", None): BASE + way}
+    patients = patients_of(values)
+    made = distance(patients, runs(patients, None), resamples=300)
+    [row] = made.raw.to_dict("records")
+    assert row["distance"] == pytest.approx(way.mean()) and row["share"] is None and row["share_reason"] == WITHIN
+    assert made.shown["Share covered [95 %]"].iloc[0] == "undefined"
+    assert WITHIN in answers(None, made)[0] and "has no share" in answers(None, made)[0]
 
 
 def test_no_data_gives_an_empty_table_with_its_columns():

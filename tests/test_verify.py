@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT, command, copy_project, one_sentence
+import yaml
+from conftest import MINI, PROJECT, command, copy_project, one_sentence
+from test_report import fake_scores
 
 from stedm.config import load_config
 from stedm.errors import UserError
+from stedm.report import experiments
+from stedm.report.variants import Variant, pack
 from stedm.runs import Plan
 from stedm.study import Study
 from stedm.tools.record import record_again, record_reference
-from stedm.verify import stored
+from stedm.verify import show, stored
 from stedm.verify.command import verify_results
 from stedm.verify.evidence import Reference, from_scores, from_stored, retrained, verify
 from stedm.verify.records import (
@@ -216,6 +220,69 @@ def test_a_result_of_other_settings_is_not_reproducible_here(root, whole):
     assert all("today's settings name" in reason for reason in reasons)
 
 
+# ---- tables that some results have
+
+
+def test_labels_saved_and_experiments_are_verified(project):
+    """Of two budgets labels are saved, without end where a baseline never gets there; an experiment varies a value."""
+    arms = {"real": (0.3, 0.1), "synthetic": (0.8, 0.1), "real-colour": (0.5, 0.1), "synthetic-colour": (0.6, 0.1)}
+    more = {"pseudo-labels": (0.5, 0.2), "synthetic-pseudo": (0.65, 0.1)}
+    scores, folder = fake_scores(patients=8, arms=arms), project / "results/reference/two"
+    others, own = fake_scores(patients=8, arms=more, budgets=(1,)), scores[scores["arm"] == "synthetic"]
+    guided = [
+        Variant({"synthetic.guidance": value}, own.assign(segmenter=own["segmenter"] + value), [])
+        for value in ("1.0", "3.0")
+    ]
+    varied = [
+        experiments.Experiment("arms", "T", "Q?", list(more), [Variant({}, others, [])], []),
+        experiments.Experiment("scale", "T", "Q?", ["synthetic"], guided, []),
+    ]
+    names = [{"name": one.name, "title": "T", "question": "Q?", "arms": one.arms} for one in varied]
+    names[1]["axes"] = {"synthetic.guidance": [1.0, 3.0]}
+    folder.mkdir(parents=True)
+    copy = MINI | {"name": "two", "experiments": [one | {"cohorts": ["phantom"]} for one in names]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(copy))
+    scores.to_parquet(folder / "scores.parquet")
+    pack(varied).to_parquet(folder / "experiments.parquet")
+    (folder / "tables").mkdir()
+    (folder / "figures").mkdir()
+    (folder / "tables/checkpoints.csv").write_text("arm,budget,validation_labels\n")
+    study = Study(load_config(folder / "config.yaml"), project)
+    record_again(study)
+
+    def found() -> dict:
+        records = from_scores(Reference(folder, project))
+        show.write_files(project, records, "two")
+        return {(r.cell.table, r.cell.row, r.cell.column): r for r in records}
+
+    before = found()
+    assert {r.state for r in before.values()} == {REPRODUCED}
+    assert before["labels", "synthetic vs real, 1 label", "labels"].expected == float("inf")
+    assert ("on-top", "synthetic-pseudo vs pseudo-labels, 1 label", "mean_verdict") in before
+    assert ("experiment-scale", "synthetic, 1 label, guidance 3.0", "difference") in before
+    assert ("experiment-scale", "synthetic, 1 label, guidance 1.0", "difference") not in before
+    content = (project / "verification.json").read_text()
+    assert "Infinity" not in content and '"inf"' in content and "∞" in (project / "verification.html").read_text()
+    altered = {
+        ("labels", "synthetic vs real, 1 label", "labels"),
+        ("on-top", "synthetic-colour vs real-colour, 1 label", "difference"),
+        ("experiment-scale", "synthetic, 1 label, guidance 1.0", "std"),
+    }
+    kept = {path: path.read_bytes() for path in (folder / "tables").iterdir()}
+    for name, _, column in altered:
+        path = folder / "tables" / f"{name}.csv"
+        frame = pd.read_csv(path)
+        frame.loc[0, column] = 0.125
+        frame.to_csv(path, index=False)
+    assert {key for key, r in found().items() if r.state == DIFFERS} == altered
+    for path, content in kept.items():
+        path.write_bytes(content)
+    # What only the recorded table holds is no number made again.
+    (folder / "experiments.parquet").unlink()
+    lost = {key[0] for key, r in found().items() if r.state == DIFFERS}
+    assert lost == {"experiment-arms", "experiment-scale", "on-top"}
+
+
 # ---- the command
 
 
@@ -269,6 +336,9 @@ def test_a_value_is_judged_by_both_limits():
         assert judge((0.5,), (found,), limits) == state
     assert judge((0.5, 0.4), (0.5, 0.2), limits) == DIFFERS, "an end of the interval counts"
     assert judge((0.5,), (0.55,), Tolerance(0.01, None, "")) == DIFFERS
+    endless = float("inf")
+    assert judge((2.0, endless), (2.001, endless), limits) == judge((None, 2.0), (None, 2.001), limits) == REPRODUCED
+    assert judge((endless,), (2.0,), limits) == judge((2.0, 0.5), (2.0, endless), limits) == DIFFERS
     assert judge((None,), (None,), limits) == judge((float("nan"),), (None,), limits) == REPRODUCED
     assert judge(("supported",), ("undecided",), limits) == DIFFERS
 

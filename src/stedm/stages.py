@@ -229,12 +229,15 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
     import pandas as pd
 
     from stedm.report import build_report, headline_text
+    from stedm.report.variants import pack
+    from stedm.verify.values import recorded_experiments
 
     config, out = study.config, study.view
     title = config.title or config.name
     if recorded:
         title, out = f"{title}, as recorded", study.root / "results" / "review" / config.name
-        scores, experiments = _read_scores(study.root / "results" / "reference" / config.name), []
+        folder = study.root / "results" / "reference" / config.name
+        scores, experiments = _read_scores(folder), recorded_experiments(study, folder)
     else:
         read = {run.id: _read_scores(run.folder) for _, run in study.scored}
         scores = pd.concat([read[run.id] for run in study.scores], ignore_index=True)
@@ -243,7 +246,7 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
         scores.to_parquet(beside, index=False)
     if experiments:
         with replacing(out / "experiments.parquet") as beside:
-            _one_table(experiments).to_parquet(beside, index=False)
+            pack(experiments).to_parquet(beside, index=False)
     expected = [run.facts for run in study.scores]
     own = _described_runs(study, study.scores)
     others = _described_runs(study, [run for _, run in study.scored], besides={run["folder"] for run in own})
@@ -279,8 +282,8 @@ def _described_experiments(study: Study, read: dict[str, Any]) -> list[Any]:
     """Describe each experiment as the report takes it; `read` holds the scores by the id of their run."""
     import pandas as pd
 
-    from stedm.experiments import shown, spelled
-    from stedm.report.experiments import Experiment, Variant
+    from stedm.experiments import shown
+    from stedm.report.variants import Variant
 
     described = []
     for made in study.experiments:
@@ -294,24 +297,8 @@ def _described_experiments(study: Study, read: dict[str, Any]) -> list[Any]:
                     expected=[{**run.facts, "id": run.inputs["segmenter"].id} for run in runs],
                 )
             )
-        about = made.experiment
-        invalid = [spelled(values) for values in made.invalid]
-        described.append(Experiment(about.name, about.title, about.question, about.arms, found, invalid))
+        described.append(made.described(found))
     return described
-
-
-def _one_table(experiments: list[Any]) -> Any:
-    """Put the scores of all experiments together, with the columns `experiment` and `variant` before the others."""
-    import pandas as pd
-
-    tables = []
-    for experiment in experiments:
-        for variant in experiment.variants:
-            named = "; ".join(f"{key}={value}" for key, value in variant.chosen.items())
-            tables.append(variant.scores.assign(experiment=experiment.name, variant=named))
-    table = pd.concat(tables, ignore_index=True)
-    first = ["experiment", "variant"]
-    return table[[*first, *(name for name in table.columns if name not in first)]]
 
 
 def _described_runs(study: Study, scores: Iterable[Run], besides: Collection[Path] = ()) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stedm.config import AxisValue, Config, Experiment
 from stedm.errors import UserError
-from stedm.experiments import variants
+from stedm.experiments import spelled, variants
 from stedm.runs import Plan, Run
 
 REVIEWED = ("real", "real-colour")
@@ -38,6 +38,13 @@ class ExperimentRuns:
     variants: list[VariantRuns]
     invalid: list[dict[str, AxisValue]]
     """Combinations of its values that mean nothing in this cohort and have no runs."""
+
+    def described(self, scored: list[Any]) -> Any:
+        """Return it as a report takes it (`stedm.report.variants.Experiment`), with its variants as scored."""
+        from stedm.report.variants import Experiment as Described
+
+        about, invalid = self.experiment, [spelled(values) for values in self.invalid]
+        return Described(about.name, about.title, about.question, about.arms, scored, invalid)
 
 
 class Study:

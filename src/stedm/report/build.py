@@ -11,13 +11,15 @@ import pandas as pd
 from stedm.report import experiments as varied
 from stedm.report import formats, html, plates, previews
 from stedm.report.claims import runs as planned_runs
-from stedm.report.saved import labels_saved
 from stedm.report.style import data_uri
 from stedm.report.tables import build_tables, folds_of
+from stedm.report.variants import Experiment, alone
 from stedm.scores.statistics import RESAMPLES
 
 # A phone must still open the page: each overview is a few tens of kilobytes.
 MOST_OVERVIEWS = 24
+ON_TOP = ("on-top", "distance")
+"""Tables that have a section of their own."""
 
 
 def build_report(
@@ -28,7 +30,7 @@ def build_report(
     runs: list[dict],
     ledger: list[dict],
     expected: list[dict],
-    experiments: Sequence[varied.Experiment] = (),
+    experiments: Sequence[Experiment] = (),
     experiment_runs: Sequence[dict] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -54,7 +56,8 @@ def build_report(
     expected
         Segmenters that should be scored, as `{"arm", "budget", "seed"}`, `budget` None where the arm has all labels.
     experiments
-        Each is a table and a figure of its own; its scores enter no other.
+        Each is a table and a figure of its own; its scores enter no other, but that those of an experiment without
+        axes answer whether synthetic images add something on top of what else helps (`stedm.report.on_top`).
     experiment_runs
         As `runs`, those of experiments alone: their provenance is listed.
     resamples, seed
@@ -70,13 +73,11 @@ def build_report(
         If the scores are malformed or of more than one cohort.
     """
     again = {"resamples": resamples, "seed": seed}
-    made, judged = build_tables(scores, runs=runs, expected=expected, **again)
+    made, judged = build_tables(scores, runs=runs, expected=expected, besides=alone(experiments), **again)
     cohorts = sorted(scores["cohort"].unique())
     out.mkdir(parents=True, exist_ok=True)
     patients = made["patients"].raw
     planned = planned_runs(patients, expected)
-    if (saved := labels_saved(patients, planned, **again)) is not None:
-        made["labels"] = saved
     missing = [
         f"{arm}{_at(budget)}, seed {k}"
         for (arm, budget), seeds in planned.items()
@@ -117,9 +118,13 @@ def build_report(
         tables={"headline": html.grid_of(made["headline"]), "more": _more(made, patients)},
         arms={arm for arm, _ in planned},
         experiments=[
-            {"about": one, "grid": html.grid_of(made_table), "picture": picture}
+            {"about": one, "grid": _below(one.question, html.grid_of(made_table)), "picture": picture}
             for one, made_table, picture in zip(experiments, compared, drawn["experiments"], strict=True)
         ],
+        on_top={
+            "answers": html.answers(*(made.get(name) for name in ON_TOP)),
+            "grids": [html.grid_of(made[name]) for name in ON_TOP if name in made],
+        },
         figures=drawn["scores"],
         pictures=drawn["images"],
         curves=drawn["training"],
@@ -154,6 +159,11 @@ def _more(made: dict[str, formats.Table], patients: pd.DataFrame) -> list[dict]:
         for name, title in titles.items()
         if name in made and len(made[name].shown)
     ]
+
+
+def _below(question: str, grid: dict) -> dict:
+    """Leave an experiment's question, which stands above its figure, out of its table's caption."""
+    return grid | {"caption": grid["caption"].removeprefix(question).lstrip()}
 
 
 def _replace_file(path: Path, text: str) -> None:

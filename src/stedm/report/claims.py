@@ -29,6 +29,8 @@ BASELINES = (
 )  # fmt: skip
 MEAN = "raises the mean"
 SPREAD = "lowers the variability"
+EFFECTS = {MEAN: ("difference", 0.0, 1), SPREAD: ("ratio", 1.0, -1)}
+"""Of each claim the number that decides it, that number without an effect, and the claimed direction."""
 INCLUDES = "The interval includes no effect."
 AGREES = "The interval excludes no effect and every seed agrees."
 RUNS = "The interval over patients excludes no effect, the one that adds the spread over runs does not."
@@ -78,15 +80,23 @@ def comparisons(
                 tables = [table(patients, *side, "last") for side in sides]
                 found = compare(*tables, resamples=resamples, seed=seed)
                 row = {"kind": kind, "arm": arm, "baseline": baseline, "budget": budget}
-                rows.append(row | {"missing": _missing(planned, *sides), **found})
+                rows.append(row | {"missing": missing_runs(planned, *sides), **found})
     for kind in ("claim", "reference"):
         family = [row for row in rows if row["kind"] == kind]
-        for row, corrected in zip(family, holm([row["wilcoxon"] for row in family]), strict=True):
-            row["holm"] = corrected
-        ends = with_runs(family, len({(row["arm"], row["budget"]) for row in family}))
-        for row, own in zip(family, ends, strict=True):
-            row["runs_low"], row["runs_high"] = own or (None, None)
+        distinct = len({(row["arm"], row["budget"]) for row in family})
+        for row, more in zip(family, corrections(family, distinct), strict=True):
+            row.update(more)
     return pd.DataFrame(rows)
+
+
+def corrections(rows: list[dict], distinct: float) -> list[dict]:
+    """Return of each comparison of a table what depends on the others: `holm`, `runs_low` and `runs_high`.
+
+    `rows` and `distinct` are as `stedm.scores.statistics.with_runs` takes them.
+    """
+    ends = [own or (None, None) for own in with_runs(rows, distinct)]
+    corrected = zip(holm([row["wilcoxon"] for row in rows]), ends, strict=True)
+    return [{"holm": p, "runs_low": low, "runs_high": high} for p, (low, high) in corrected]
 
 
 def claims(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -114,14 +124,15 @@ def runs(patients: pd.DataFrame, expected: list[dict] | None) -> dict[tuple[str,
     return {key: dict(sorted(seeds.items())) for key, seeds in found.items()}
 
 
-def _missing(planned: dict, arm: tuple, baseline: tuple) -> list[str]:
-    # A seed that only one of the two was trained with is missing from the other, expected or not.
-    seeds = sorted({*planned[arm], *planned[baseline]})
-    return [f"{side[0]} seed {seed}" for side in (arm, baseline) for seed in seeds if not planned[side].get(seed)]
+def missing_runs(planned: dict, *sides: tuple[str, int | None]) -> list[str]:
+    """Return which runs some arms and budgets lack of those that any of them has, e.g. "synthetic seed 1"."""
+    # A seed that only one of them was trained with is missing from the others, expected or not.
+    seeds = sorted({seed for side in sides for seed in planned[side]})
+    return [f"{side[0]} seed {seed}" for side in sides for seed in seeds if not planned[side].get(seed)]
 
 
 def _judge(found: dict, claim: str) -> dict:
-    name, no_effect, sign = ("difference", 0.0, 1) if claim == MEAN else ("ratio", 1.0, -1)
+    name, no_effect, _ = EFFECTS[claim]
     low, high, seeds = found[f"{name}_low"], found[f"{name}_high"], found[f"{name}_seeds"]
     row = {key: found[key] for key in ("arm", "baseline", "budget", "seeds", "patients", "dropped")}
     row |= {
@@ -131,7 +142,7 @@ def _judge(found: dict, claim: str) -> dict:
     row |= {"no_effect": no_effect, "estimate": found[name], "low": low, "high": high, "per_seed": seeds}
     row |= {key: found[key] if claim == MEAN else None for key in ("wilcoxon", "holm", "runs_low", "runs_high")}
     row = {key: None if isinstance(value, float) and _none(value) else value for key, value in row.items()}
-    row["verdict"], row["reason"] = _verdict(found, name, no_effect, sign)
+    row["verdict"], row["reason"] = verdict(found, claim)
     return row
 
 
@@ -140,7 +151,9 @@ def _none(value: float | None) -> bool:
     return value is None or value != value
 
 
-def _verdict(found: dict, name: str, no_effect: float, sign: int) -> tuple[str, str]:
+def verdict(found: dict, claim: str) -> tuple[str, str]:
+    """Judge a comparison, a row as of `comparisons`, and say why; `claim` is `MEAN` or `SPREAD`."""
+    name, no_effect, sign = EFFECTS[claim]
     if not found["seeds"]:
         return "undecided", f"Missing: {', '.join(found['missing'])}." if found["missing"] else "No seed in common."
     if _none(found[f"{name}_low"]):
@@ -152,7 +165,7 @@ def _verdict(found: dict, name: str, no_effect: float, sign: int) -> tuple[str, 
     seeds = [None if value is None else sign * (value - no_effect) for value in found[f"{name}_seeds"]]
     if low <= 0 <= high:
         return "undecided", INCLUDES
-    verdict, way = ("supported", 1) if low > 0 else ("refuted", -1)
+    outcome, way = ("supported", 1) if low > 0 else ("refuted", -1)
     against = [str(k) for k, value in zip(found["seeds"], seeds, strict=True) if value is None or way * value <= 0]
     if against:
         return (
@@ -163,7 +176,7 @@ def _verdict(found: dict, name: str, no_effect: float, sign: int) -> tuple[str, 
         return "undecided", RUNS
     if len(seeds) == 1:
         return (
-            verdict,
+            outcome,
             "The interval excludes no effect; with one seed the spread over label draws is unknown.",
         )
-    return verdict, AGREES
+    return outcome, AGREES

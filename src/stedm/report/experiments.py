@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,86 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from stedm.report.arms import budget_label, has_budget, look, order
-from stedm.report.claims import runs
-from stedm.report.formats import Table, interval, known, number, p_value
+from stedm.report.arms import budget_label, look, order
+from stedm.report.claims import corrections
+from stedm.report.formats import Table, ends, interval, known, number, p_value
 from stedm.report.html import Picture, labels
 from stedm.report.style import INK, PAPER, save, theme
 from stedm.report.tables import ARM, LABELS, each_seed, ordered
-from stedm.scores.metrics import check, per_patient
+from stedm.report.variants import Experiment, Key, Variant
 from stedm.scores.statistics import RESAMPLES, compare, describe, table
 
-Key = tuple[str, int | None]
+PREFIX = "experiment-"
+"""Of the names of tables and figures."""
 ANY = "any"
 """In the place of a value: the arm's runs are the same whatever it is."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One combination of an experiment's values, and its scores.
-
-    Attributes
-    ----------
-    chosen
-        Dotted keys and their values as people read them.
-    scores
-        As `stedm.scores.metrics` reads them.
-    expected
-        What should be scored: `arm`, `budget` (None where the arm has all labels), `seed` and the scores' `id`.
-    """
-
-    chosen: dict[str, str]
-    scores: pd.DataFrame
-    expected: list[dict[str, Any]]
-
-    @cached_property
-    def patients(self) -> pd.DataFrame:
-        """Counts, IoU and Dice of each patient and run."""
-        return per_patient(check(self.scores))
-
-    @cached_property
-    def planned(self) -> dict[Key, dict[int, bool]]:
-        """Arm and budget to seeds, each True if scored."""
-        return runs(self.patients, self.expected)
-
-    def ids(self, key: Key) -> frozenset[str]:
-        """Return the runs of an arm and budget."""
-        return frozenset(run["id"] for run in self.expected if (run["arm"], run["budget"]) == key)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What a table of variants compares, and what it asks."""
-
-    name: str
-    title: str
-    question: str
-    arms: list[str]
-    variants: list[Variant]
-    """The first is what others are compared with; where it is alone, arms are compared with the first arm."""
-    invalid: list[str]
-    """Combinations that mean nothing in this cohort."""
-
-    @cached_property
-    def axes(self) -> list[str]:
-        """Dotted keys of which more than one value was run."""
-        keys = self.variants[0].chosen
-        return [key for key in keys if len({variant.chosen[key] for variant in self.variants}) > 1]
-
-    @property
-    def fixed(self) -> dict[str, str]:
-        """Values that all variants share."""
-        return {key: value for key, value in self.variants[0].chosen.items() if key not in self.axes}
-
-    def reference(self, key: Key) -> tuple[Variant, Key] | None:
-        """Return what an arm and budget of any variant is compared with, if that is planned."""
-        first, budget = self.variants[0], key[1]
-        if len(self.variants) > 1:
-            other = key
-        else:
-            smallest = min((k for _, k in first.planned if k is not None), default=None)
-            other = self.arms[0], (smallest if budget is None else budget) if has_budget(self.arms[0]) else None
-        return (first, other) if other in first.planned else None
 
 
 def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 0) -> Table:
@@ -106,6 +38,9 @@ def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 
         for key in ordered(every)
         for variant, shared in _variants_of(experiment, key)
     ]
+    family = [row | {"seeds": row["compared_seeds"]} for row in rows]
+    for row, more in zip(rows, corrections(family, _distinct(experiment, rows)), strict=True):
+        row.update(more)
     raw = pd.DataFrame(rows).astype({"budget": "Int64"}) if rows else pd.DataFrame()
     axes = {key: key.rpartition(".")[2].replace("_", " ") for key in experiment.axes}
     shown = pd.DataFrame(
@@ -119,7 +54,9 @@ def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 
             "Difference of mean IoU [95 %]": "reference"
             if row["reference"]
             else interval(row, "difference", sign=True),
+            "With runs [95 %]": ends(row, "runs", sign=True),
             "Wilcoxon p": p_value(row["wilcoxon"]),
+            "Holm p": p_value(row["holm"]),
             "Ratio of SDs [95 %]": interval(row, "ratio"),
             "Patients": str(row["patients"]),
         }
@@ -129,14 +66,28 @@ def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 
         "Mean IoU [95 %]": "mean",
         "SD between patients [95 %]": "std",
         "Difference of mean IoU [95 %]": "difference",
+        "With runs [95 %]": "difference",
         "Wilcoxon p": "wilcoxon",
+        "Holm p": "holm",
         "Ratio of SDs [95 %]": "ratio",
         "Patients": "patients",
     }
     keys = {header: [row[name] for row in rows] for header, name in headers.items()}
     keys[LABELS] = [10**9 if row["budget"] is None else row["budget"] for row in rows]
     keys["Mean, each seed"] = [min((v for v in row["mean_seeds"] if known(v)), default=None) for row in rows]
-    return Table(f"experiment-{experiment.name}", _caption(experiment), raw, shown, keys)
+    shared = any(row[key] == ANY for row in rows for key in experiment.axes)
+    return Table(f"{PREFIX}{experiment.name}", _caption(experiment, shared=shared), raw, shown, keys)
+
+
+def _distinct(experiment: Experiment, rows: list[dict[str, Any]]) -> float:
+    """Return how many independent comparisons tell as much of the spread over runs as those of a table.
+
+    Differences from one reference share its runs and correlate by a half, their variances by a quarter: the mean of n
+    such variances has n / (1 + (n - 1) / 4) times the degrees of freedom of one.
+    """
+    compared = [row for row in rows if row["compared_seeds"]]
+    shared = Counter(experiment.reference((row["arm"], row["budget"]))[1] for row in compared)
+    return sum(number_ / (1 + (number_ - 1) / 4) for number_ in shared.values())
 
 
 def _variants_of(experiment: Experiment, key: Key) -> list[tuple[Variant, bool]]:
@@ -170,7 +121,7 @@ def _difference(row: dict[str, Any]) -> str:
     return "reference" if row["reference"] else interval(row, "difference", sign=True)
 
 
-def _caption(experiment: Experiment) -> str:
+def _caption(experiment: Experiment, *, shared: bool) -> str:
     fixed = ", ".join(f"{key} {value}" for key, value in experiment.fixed.items())
     first = ", ".join(f"{key.rpartition('.')[2]} {experiment.variants[0].chosen[key]}" for key in experiment.axes)
     against = (
@@ -181,10 +132,12 @@ def _caption(experiment: Experiment) -> str:
     said = (
         f"{experiment.question} Foreground IoU on the test patients, last checkpoint: mean over patients and standard "
         "deviation (SD) between patients with 95 % intervals over patients, the mean of each seed, and difference "
-        f"and ratio to {against}, paired over patients and seeds."
+        f"and ratio to {against}, paired over patients and seeds. With runs: the difference's interval with the spread "
+        "over runs of training added. Holm p: the Wilcoxon p corrected for all comparisons of this table; the "
+        "intervals are of one comparison each."
     )
     said += f" All with {fixed}." if fixed else ""
-    if first:
+    if shared:
         said += f" {ANY}: the arm's runs do not depend on it."
     if experiment.invalid:
         said += f" Not valid in this cohort: {'; '.join(experiment.invalid)}."
@@ -199,7 +152,7 @@ def draw(experiment: Experiment, made: Table, folder: Path) -> Picture | None:
     rows = [row for row in made.raw.to_dict("records") if known(row["mean"])]
     if not rows:
         return None
-    name = f"experiment-{experiment.name}"
+    name = f"{PREFIX}{experiment.name}"
     content = save(_figure(experiment, rows), folder, name)
     said = "; ".join(
         f"{', '.join(part for part in (_spelled(experiment, row), row['arm'], labels(row['budget'])) if part)}: "

@@ -79,6 +79,12 @@ def interval(row: dict, name: str, *, sign: bool = False) -> str:
     return f"{number(row[name], sign=sign)} [{', '.join(number(end, sign=sign) for end in ends)}]"
 
 
+def ends(row: dict, name: str, *, sign: bool = False) -> str:
+    """Format the interval `name` of a row without its estimate, e.g. "[0.650, 0.768]"."""
+    both = [row.get(f"{name}_low"), row.get(f"{name}_high")]
+    return f"[{', '.join(number(end, sign=sign) for end in both)}]" if all(map(known, both)) else DASH
+
+
 def seeds(values: object, *, sign: bool = False) -> str:
     """Format one value per seed, and their range where there are more than two, e.g. "0.70, 0.72"."""
     if not isinstance(values, list) or not values:

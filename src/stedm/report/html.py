@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 
 from stedm.report import claims as claims_module
 from stedm.report.arms import LOOKS, MEANINGS, has_budget, order
 from stedm.report.claims import MEAN
-from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
+from stedm.report.formats import DASH, Table, ends, interval, known, number, p_value, seeds
+from stedm.report.on_top import percent
 from stedm.report.style import data_uri
 from stedm.scores.statistics import LEVEL
 
@@ -90,6 +93,25 @@ def standings(rows: list[dict]) -> list[str]:
     return said
 
 
+def answers(added: Table | None, way: Table | None) -> list[str]:
+    """Say in a sentence a row what the tables of `stedm.report.on_top` found."""
+    outcomes = {"supported": "synthetic images add to the mean IoU", "refuted": "synthetic images lower the mean IoU"}
+    said = []
+    for row in added.raw.to_dict("records") if added else []:
+        start = f"On top of {row['beside']}, with {labels(row['budget'])}: "
+        outcome = outcomes.get(row["mean_verdict"], "whether synthetic images add to the mean IoU is undecided")
+        numbers = f" ({interval(row, 'difference', sign=True)}, Holm p {p_value(row['holm'])})"
+        said.append(f"{start}{outcome}{numbers if known(row['difference']) else ''}. {row['mean_reason']}")
+    for row in way.raw.to_dict("records") if way else []:
+        path = f"of the distance from {row['baseline']} to {row['oracle']}"
+        length = f" ({interval(row, 'distance', sign=True)})" if known(row["distance"]) else ""
+        verb = f"covers {percent(row)}" if known(row["share"]) else "has no share"
+        missing = [f"Missing: {', '.join(row['missing'])}; the numbers are from the other runs."]
+        end = " ".join([row["share_reason"], *(missing if row["missing"] else [])]).strip()
+        said.append(f"With {labels(row['budget'])}, {row['arm']} {verb} {path}{length}. {end}".rstrip())
+    return said
+
+
 def _bars(claims: pd.DataFrame) -> list[dict]:
     """Place each interval on a scale that all claims of its kind share, with no effect in the middle."""
 
@@ -130,9 +152,7 @@ def claim_groups(claims: pd.DataFrame) -> list[dict]:
                 {**row, "x": row["estimate"], "x_low": row["low"], "x_high": row["high"]}, "x", sign=sign
             ),
             "seeds": seeds(row["per_seed"], sign=sign),
-            "runs": f"[{number(row['runs_low'], sign=True)}, {number(row['runs_high'], sign=True)}]"
-            if known(row["runs_low"])
-            else "",
+            "runs": ends(row, "runs", sign=True) if known(row["runs_low"]) else "",
             "p": f"{p_value(row['wilcoxon'])} (Holm {p_value(row['holm'])})" if known(row["wilcoxon"]) else "",
             "bar": bar,
         }
@@ -147,6 +167,11 @@ def claim_groups(claims: pd.DataFrame) -> list[dict]:
     ]
 
 
+def whole(text: str) -> str:
+    """Keep what stands in brackets, such as an interval, in one line."""
+    return re.sub(r"\[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), text)
+
+
 def grid_of(table: Table) -> dict:
     """Turn a `Table` into headers and cells with sort keys, for the template."""
     columns = list(table.shown.columns)
@@ -155,9 +180,11 @@ def grid_of(table: Table) -> dict:
         cells = []
         for header, text in zip(columns, row, strict=True):
             key = table.keys[header][place] if header in table.keys else text
-            cells.append({"text": text, "key": "" if not known(key) else key, "number": header in table.keys})
+            # As the page's script reads it.
+            key = "Infinity" if isinstance(key, float) and key == math.inf else key
+            cells.append({"text": whole(text), "key": "" if not known(key) else key, "number": header in table.keys})
         rows.append(cells)
-    headers = [{"text": header, "number": header in table.keys} for header in columns]
+    headers = [{"text": whole(header), "number": header in table.keys} for header in columns]
     return {"name": table.name, "caption": table.caption, "headers": headers, "rows": rows}
 
 
@@ -233,6 +260,11 @@ def environment(runs: list[dict]) -> list[dict]:
     return [{"name": name, "values": sorted(found[name])} for name in names]
 
 
+def code(text: str) -> Markup:
+    """Mark what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def page(template: str, **context: object) -> str:
     """Render a template with the styles and script that all pages share.
 
@@ -245,6 +277,7 @@ def page(template: str, **context: object) -> str:
     settings = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    settings.filters["code"] = code
     assets = {name: (TEMPLATES / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     return settings.get_template(template).render(**context, **assets)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from stedm.report.arms import budget_label, order
 from stedm.report.claims import claims
 from stedm.report.claims import comparisons as compared
 from stedm.report.claims import runs as runs_of
-from stedm.report.formats import DASH, Table, interval, known, number, p_value, seeds
+from stedm.report.formats import DASH, Table, ends, interval, known, number, p_value, seeds
+from stedm.report.on_top import distance, on_top
+from stedm.report.saved import labels_saved
+from stedm.report.variants import Variant, joined
 from stedm.scores.metrics import check, per_group, per_patient, pooled
 from stedm.scores.statistics import RESAMPLES, describe, mean, per_seed, table
 
@@ -49,10 +54,15 @@ def build_tables(
     *,
     runs: list[dict] | None = None,
     expected: list[dict] | None = None,
+    besides: Sequence[Variant] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[dict[str, Table], pd.DataFrame]:
-    """Return a report's tables by name, and its claims; parameters and errors as of `stedm.report.build_report`."""
+    """Return a report's tables by name, and its claims.
+
+    The arms of `besides` enter no table but those of `stedm.report.on_top`; other parameters and errors are those of
+    `stedm.report.build_report`.
+    """
     scores = check(scores)
     cohorts = sorted(scores["cohort"].unique())
     if len(cohorts) > 1:
@@ -69,6 +79,9 @@ def build_tables(
         "groups": groups(scores, patients, planned),
         "patients": per_patient_table(patients, planned),
     }
+    every = joined(patients, planned, besides)
+    more = labels_saved(patients, planned, **again), on_top(*every, **again), distance(*every, **again)
+    made |= {one.name: one for one in more if one is not None}
     return made, claims(pairs)
 
 
@@ -132,9 +145,9 @@ def headline(
     caption = (
         "Foreground IoU on the test patients, last checkpoint. Mean over patients, standard deviation (SD) between "
         "patients (averaged over seeds) and mean of the worst tenth of the patients, each with a 95 % interval over "
-        "patients; the mean of each seed beside it. The worst tenth are named, the worst first; their interval cannot "
-        "reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, or not "
-        "scored."
+        "patients; the mean of each seed beside it. The CSV names the worst tenth, the worst first; their interval "
+        "cannot reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, or "
+        "not scored."
     )
     if folds > 1:
         caption += f" Pooled over {folds} folds: each patient is scored by segmenters of the fold that tests it."
@@ -195,9 +208,7 @@ def comparisons(pairs: pd.DataFrame, kind: str) -> Table:
             "Baseline": row["baseline"],
             LABELS: budget_label(row["budget"]),
             "Difference of mean IoU [95 %]": interval(row, "difference", sign=True),
-            "With runs [95 %]": interval(
-                {"x": row["difference"], "x_low": row["runs_low"], "x_high": row["runs_high"]}, "x", sign=True
-            ),
+            "With runs [95 %]": ends(row, "runs", sign=True),
             "Each seed": seeds(row["difference_seeds"], sign=True),
             "Wilcoxon p": p_value(row["wilcoxon"]),
             "Holm p": p_value(row["holm"]),

@@ -271,7 +271,7 @@ def _wilcoxon(pairs: np.ndarray) -> float | None:
     return float(stats.wilcoxon(gaps).pvalue) if np.any(gaps != 0) else None
 
 
-def with_runs(rows: Sequence[dict], distinct: int) -> list[tuple[float, float] | None]:
+def with_runs(rows: Sequence[dict], distinct: float) -> list[tuple[float, float] | None]:
     """Widen each comparison's interval of the difference by what another run of training would change.
 
     An interval over patients takes the trained segmenters as they are. The variance of a difference over seeds is

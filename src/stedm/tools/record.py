@@ -58,6 +58,7 @@ def record_again(study: Study) -> Path:
         If the result is not recorded.
     """
     from stedm.report import build_report
+    from stedm.verify.values import recorded_experiments
 
     out = study.root / "results" / "reference" / study.config.name
     if not (out / "scores.parquet").is_file():
@@ -68,7 +69,16 @@ def record_again(study: Study) -> Path:
     again = {"resamples": study.config.report.resamples, "seed": study.config.report.seed}
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder)
-        build_report(out=view, title="", scores=scores, runs=runs, ledger=[], expected=expected, **again)
+        build_report(
+            out=view,
+            title="",
+            scores=scores,
+            runs=runs,
+            ledger=[],
+            expected=expected,
+            experiments=recorded_experiments(study, out),
+            **again,
+        )
         shutil.copyfile(view / "claims.csv", out / "claims.csv")
         shutil.copytree(view / "tables", out / "tables", dirs_exist_ok=True)
         _copy_figures(view, out)

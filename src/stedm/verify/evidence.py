@@ -27,6 +27,7 @@ from stedm.verify.values import (
     Parts,
     cells,
     read_tables,
+    recorded_experiments,
     row_name,
     run_values,
     split_runs,
@@ -71,6 +72,7 @@ class Reference:
             raise UserError(f"{folder / 'scores.parquet'}: {error} Record the result again.") from error
         self.tolerances = tolerances.read(folder / tolerances.FILE)
         self.tables = read_tables(folder)
+        self.experiments = recorded_experiments(self.study, folder)
 
     @cached_property
     def runs(self) -> dict[Triple, dict]:
@@ -135,10 +137,10 @@ def verify(reference: Reference) -> list[Record]:
 def from_scores(reference: Reference) -> list[Record]:
     """T0: the tables from the recorded scores."""
     config = reference.study.config.report
-    made = tables_of(reference.scores, resamples=config.resamples, seed=config.seed)
+    made = tables_of(reference.scores, reference.experiments, resamples=config.resamples, seed=config.seed)
     records = []
-    for table in TABLES:
-        there = cells(table, made[table])
+    for table in dict.fromkeys([*TABLES, *made, *reference.tables]):
+        there = cells(table, made[table]) if table in made else {}
         recorded = cells(table, reference.tables[table]) if table in reference.tables else {}
         for cell, (expected, _) in recorded.items():
             found = there.get(cell)
@@ -147,7 +149,7 @@ def from_scores(reference: Reference) -> list[Record]:
                 records.append(reference.record("T0", cell, expected, None, state=DIFFERS, why=why))
             else:
                 records.append(reference.record("T0", cell, expected, found[0]))
-        for cell in there.keys() - recorded.keys():
+        for cell in [cell for cell in there if cell not in recorded]:
             why = "the scores have it, the recorded table does not"
             records.append(reference.record("T0", cell, (None,), there[cell][0], state=DIFFERS, why=why))
     return records

@@ -68,11 +68,10 @@ def judge(expected: tuple[Value, ...], found: tuple[Value, ...], tolerance: Tole
 
     A number that is undefined on one side only, and a text that is another one, differ.
     """
-    if all(map(same, expected, found)):
-        return REPRODUCED
-    if not all(isinstance(value, int | float) for value in (*expected, *found)):
+    other = [pair for pair in zip(expected, found, strict=True) if not same(*pair)]
+    if not all(isinstance(value, int | float) for pair in other for value in pair):
         return DIFFERS
-    gap = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+    gap = max((abs(a - b) for a, b in other), default=0.0)
     if gap <= tolerance.equal:
         return REPRODUCED
     return NOISE if tolerance.noise is not None and gap <= tolerance.noise else DIFFERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import subprocess
 from collections import Counter
 from dataclasses import asdict
@@ -19,6 +20,9 @@ TITLES = {
     "headline": "Headline",
     "comparisons": "Comparisons behind the claims",
     "references": "References",
+    "labels": "Effect against label budget",
+    "on-top": "On top of what else helps",
+    "distance": "Distance to all labels",
     "checkpoints": "Best checkpoint",
     "groups": "Groups of patients",
     "claims": "Verdicts",
@@ -60,7 +64,7 @@ def matrix(records: list[Record]) -> str:
     lines = [f"{mark} {state}" for state, mark in STATES.items()]
     lines = ["   ".join(lines), ", ".join(f"{tier} {text}" for tier, text in TIERS.items())]
     for block in blocks(records):
-        title = f"{block['experiment']}: {TITLES.get(block['table'], block['table'])}"
+        title = f"{block['experiment']}: {title_of(block['table'])}"
         wide = max([len(row["name"]) for row in block["rows"]] + [len(title)])
         widths = [max(len(column), len(block["tiers"])) for column in block["columns"]]
         head = "  ".join(column.ljust(width) for column, width in zip(block["columns"], widths, strict=True))
@@ -102,7 +106,12 @@ def difference(record: Record) -> str:
 
 def shown(value: Value) -> str:
     """Write a value out, numbers with six digits."""
-    return value if isinstance(value, str) else number(value, 6)
+    return value if isinstance(value, str) else "∞" if value == math.inf else number(value, 6)
+
+
+def title_of(table: str) -> str:
+    """Return what a table is called."""
+    return TITLES.get(table, table.replace("-", " ", 1))
 
 
 def not_checked(records: list[Record]) -> list[str]:
@@ -125,12 +134,10 @@ def write_files(out: Path, records: list[Record], title: str) -> tuple[Path, Pat
         "counts": count(records),
         "tiers": {tier: count(r for r in records if r.tier == tier) for tier in TIERS},
         "made_by": made,
-        "cells": [{**asdict(record), **asdict(record.cell), "cell": None} for record in records],
+        "cells": [_cell(record) for record in records],
     }
-    for cell in content["cells"]:
-        del cell["cell"]
     paths = out / "verification.json", out / "verification.html"
-    write_text(paths[0], json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(paths[0], json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     per_tier = [(t, m, summary(own)) for t, m in TIERS.items() if (own := [r for r in records if r.tier == t])]
     page = html.page(
         "verification.html.j2",
@@ -142,7 +149,7 @@ def write_files(out: Path, records: list[Record], title: str) -> tuple[Path, Pat
         differing=[difference(r) for r in records if r.state == DIFFERS],
         unchecked=not_checked(records),
         blocks=blocks(records),
-        titles=TITLES,
+        title_of=title_of,
         tiers=TIERS,
         tolerances=_tolerances(records),
         shown=shown,
@@ -152,10 +159,23 @@ def write_files(out: Path, records: list[Record], title: str) -> tuple[Path, Pat
     return paths
 
 
+def _cell(record: Record) -> dict:
+    """Return a record as JSON can hold it, which knows no infinite number."""
+    content = asdict(record) | asdict(record.cell)
+    del content["cell"]
+    endless = {name: str(value) for name, value in content.items() if value in (math.inf, -math.inf)}
+    return content | endless
+
+
 def _tolerances(records: list[Record]) -> list[dict]:
-    found = Counter((r.tier, r.cell.table, _column(r), r.tolerance) for r in records if r.tolerance)
+    """Return each limit once a tier and table, with the columns and the number of cells that it holds for."""
+    found: dict[tuple, Counter[str]] = {}
+    for r in records:
+        if r.tolerance:
+            found.setdefault((r.tier, r.cell.table, r.tolerance), Counter())[_column(r)] += 1
     return [
-        {"tier": t, "table": name, "column": c, "limit": limit, "cells": n} for (t, name, c, limit), n in found.items()
+        {"tier": tier, "table": name, "columns": list(columns), "limit": limit, "cells": columns.total()}
+        for (tier, name, limit), columns in found.items()
     ]
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from stedm.errors import UserError
 from stedm.report.formats import known
 from stedm.verify.records import Tolerance
-from stedm.verify.values import OF_RUN, RUNS, TABLES, run_values, split_runs
+from stedm.verify.values import OF_RUN, RUNS, TABLES, columns_of, run_values, split_runs
 
 FILE = "tolerances.csv"
 COLUMNS = ("tier", "table", "column", "equal", "noise", "reason")
@@ -39,8 +39,8 @@ def tolerances(scores: pd.DataFrame, tables: dict[str, pd.DataFrame], arithmetic
     """
     rows = []
     exact = "The same scores give the same table; sums in another order differ in the last bits."
-    for table, (_, columns) in TABLES.items():
-        rows += [("T0", table, column, SAME_SUMS, None, exact) for column in columns]
+    for table in dict.fromkeys([*TABLES, *tables]):
+        rows += [("T0", table, column, SAME_SUMS, None, exact) for column in columns_of(table)[1]]
     counts = "The same predictions give the same counts; sums in another order differ in the last bits."
     rows += [("T1", RUNS, column, SAME_SUMS, None, counts) for column in OF_RUN]
     for column, moved in arithmetic.items():
