@@ -24,7 +24,7 @@ STAGES = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a known error is one sentence and exit code 2, a training that was stopped 75, Ctrl-C 130."""
+    """Run a command; a known error is one sentence and exit code 2, another 1, a stopped training 75, Ctrl-C 130."""
     options = _parser().parse_args(arguments)
     _start_log(options.log)
     try:
@@ -42,6 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception:
+        # So that the traceback stands in the job's log, too.
+        log.exception("unexpected error; please report it")
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
