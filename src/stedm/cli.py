@@ -140,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     crate = verb("crate", "write a finished run as a Workflow Run RO-Crate, for an archive", _run_crate)
     crate.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
     crate.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder of the crate")
+    crate.add_argument("--author", metavar="NAME", help="who ran it and answers for it (default: nobody is named)")
+    crate.add_argument("--orcid", metavar="URL", help="the author's https://orcid.org/…")
 
     doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
     doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
@@ -338,7 +340,8 @@ def _run_export(options: argparse.Namespace) -> None:
 def _run_crate(options: argparse.Namespace) -> None:
     from stedm.tools.crate import write_crate
 
-    log.info("wrote %s", write_crate(_study(options.config), options.out))
+    study = _study(options.config)
+    log.info("wrote %s", write_crate(study, options.out, author=options.author, orcid=options.orcid))
 
 
 def _run_doctor(options: argparse.Namespace) -> None:
