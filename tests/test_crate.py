@@ -6,11 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import one_sentence
 
 from stedm.config import load_config
 from stedm.errors import UserError
 from stedm.study import Study
 from stedm.tools.crate import write_crate
+
+
+def many(value) -> list:
+    """Return the values of a property."""
+    return value if isinstance(value, list) else [value]
 
 
 def check(crate: Path) -> dict[str, dict]:
@@ -38,6 +44,9 @@ def check(crate: Path) -> dict[str, dict]:
         elif isinstance(value, list):
             yield from (r for one in value for r in references(one))
 
+    # RO-Crate 1.1 recommends values alone rather than lists of one.
+    lists = {(name, key): value for name, one in entities.items() for key, value in one.items() if many(value) is value}
+    assert [where for where, value in lists.items() if len(value) < 2] == []
     dangling = {
         name for entity in graph for name in references(list(entity.values())) if not name.startswith("http")
     } - entities.keys()
@@ -55,7 +64,7 @@ def check(crate: Path) -> dict[str, dict]:
     for action in actions.values():
         kinds = entities[action["instrument"]["@id"]]["@type"]
         assert kinds == "SoftwareApplication" or "ComputationalWorkflow" in kinds
-        assert action["object"] and action["result"]
+        assert action["name"] and action["description"] and action["object"] and action["result"]
         assert action["startTime"] <= action["endTime"]
     return entities
 
@@ -66,25 +75,39 @@ def test_a_finished_run_is_a_crate_that_says_what_was_made_of_what(built, tmp_pa
     run = study.plans[0].segmenter("synthetic", 1, 0)
     made = entities[f"#runs/phantom/segmenter/{run.id}"]
     assert made["description"].startswith(f"stedm segmenter results/mini/config.yaml {run.id}")
-    [result] = made["result"]
-    assert result["@id"] == f"runs/phantom/segmenter/{run.id}/"
+    assert made["result"] == {"@id": f"runs/phantom/segmenter/{run.id}/"}
     [synthetic] = run.inputs["synthetic"].parts(1)
-    sources = {one["@id"] for one in made["object"]}
+    sources = {one["@id"] for one in many(made["object"])}
     assert sources == {
         "config.yaml",
         f"runs/phantom/tiles/{study.tiles.id}/",
         f"runs/phantom/synthetic/{synthetic.parent.name}/{synthetic.name}/",
     }
     # What a job was made of was there before it began (times are whole seconds).
-    makers = {action["result"][0]["@id"]: action for name, action in entities.items() if name.startswith("#runs/")}
+    makers = {action["result"]["@id"]: action for name, action in entities.items() if name.startswith("#runs/")}
     second = datetime.timedelta(seconds=1)
     for action in makers.values():
         began = datetime.datetime.fromisoformat(action["startTime"])
-        for source in action["object"]:
+        for source in many(action["object"]):
             if source["@id"] in makers:
                 assert datetime.datetime.fromisoformat(makers[source["@id"]]["endTime"]) <= began + second
+    assert not any("author" in entity or "agent" in entity for entity in entities.values())
     with pytest.raises(UserError, match=r"crate exists; name a new folder\."):
         write_crate(study, tmp_path / "crate")
+
+
+def test_a_crate_names_who_ran_it(built, tmp_path):
+    study, orcid = Study(load_config(built / "config" / "mini.yaml"), built), "https://orcid.org/0000-0002-1825-0097"
+    for name, given, identifier in (("by name", None, "#author"), ("by orcid", orcid, orcid)):
+        entities = check(write_crate(study, tmp_path / name, author="Ada Lovelace", orcid=given).parent)
+        assert entities[identifier] == {"@id": identifier, "@type": "Person", "name": "Ada Lovelace"}
+        agents = [entity["agent"] for entity in entities.values() if entity["@type"] == "CreateAction"]
+        assert [entities["./"]["author"], *agents] == [{"@id": identifier}] * (len(agents) + 1) and agents
+    for author, given in (("Ada Lovelace", "0000-0002-1825-0097"), (None, orcid)):
+        with pytest.raises(UserError, match=r"--orcid: .*; give https://orcid.org/") as error:
+            write_crate(study, tmp_path / "none", author=author, orcid=given)
+        one_sentence(error)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_run_without_a_report_is_no_crate(template, tmp_path):

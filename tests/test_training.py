@@ -3,12 +3,16 @@
 import os
 import signal
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from stedm.errors import Stopped, UserError
-from stedm.training import Training, fit
+from stedm.provenance import product
+from stedm.stages import STATE_FILES
+from stedm.team import Team
+from stedm.training import STATE, Training, fit
 
 
 class Dropping(Training):
@@ -167,3 +171,65 @@ def test_sigterm_keeps_the_state_of_the_step_at_hand(tmp_path, workers):
     run(resumed, tmp_path / "b")
     assert resumed.numbers == [12, 13, 14, 15]
     assert torch.equal(resumed.network.weight, whole.network.weight) and resumed.curve == whole.curve
+
+
+def curve(folder):
+    return pd.read_csv(folder / "preview" / "curves.csv")
+
+
+def test_the_curve_can_be_read_while_it_grows(tmp_path):
+    """When it is due, not each step; whole at the end, whatever a killed process left."""
+
+    class Watched(Line):
+        def loss(self, batch, number):
+            self.seen.append(curve(tmp_path)["step"].tolist() if (tmp_path / "preview").exists() else None)
+            self._curve_due = 0 if number == 1 else float("inf")
+            return super().loss(batch, number)
+
+    killed, resumed = Watched(), Watched()
+    killed.seen, resumed.seen = [], []
+    killed.broken = 3
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(killed, samples(4, 8), folder=tmp_path, device=torch.device("cpu"), label="test")
+    assert killed.seen == [None, None, [1, 2], [1, 2]]
+    (tmp_path / "preview" / ".curves.csv.partial").write_text("half a l")
+    fit(resumed, samples(4, 8), folder=tmp_path, device=torch.device("cpu"), label="test")
+    assert resumed.seen == [[1, 2], [1, 2]]
+    assert curve(tmp_path)["step"].tolist() == [1, 2, 3, 4]
+    assert curve(tmp_path)["loss"].tolist() == pytest.approx([row["loss"] for row in resumed.curve], rel=1e-5)
+    assert [path.name for path in (tmp_path / "preview").iterdir()] == ["curves.csv"]
+
+
+def test_a_training_that_stops_leaves_its_curve(tmp_path):
+    class Rising(Line):
+        def loss(self, batch, number):
+            if number == 2 and self.warned:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(batch, number) * (float("inf") if number == 2 and not self.warned else 1)
+
+    for name, warned, error, last in (("warned", True, Stopped, 3), ("infinite", False, UserError, 2)):
+        module = Rising()
+        module.warned = warned
+        (tmp_path / name).mkdir()
+        with pytest.raises(error):
+            fit(module, samples(4, 8), folder=tmp_path / name, device=torch.device("cpu"), label="test")
+        assert curve(tmp_path / name)["step"].tolist() == list(range(1, last + 1))
+
+
+def test_one_of_several_processes_writes_the_curve(tmp_path, monkeypatch):
+    module = Line()
+    module.folder, module.team = tmp_path, Team(devices=2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    module.write_curve()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    module.write_curve()
+    assert (tmp_path / "preview" / "curves.csv").exists()
+
+
+def test_no_part_of_a_state_stays_in_a_product(tmp_path):
+    """A process that is killed while it writes a state, and one that goes on without writing another."""
+    with product(tmp_path / "made", stage="segmenter", settings={}, keep=STATE_FILES) as making:
+        for name in (STATE, f".{STATE}.partial", "weights"):
+            (making.folder / name).write_text(name)
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"weights", "SHA256SUMS", "provenance.json"}

@@ -219,6 +219,14 @@ def test_bad_settings_are_one_sentence(project, change, said):
     assert said in sentence
     assert "Traceback" not in done.stderr
     assert not list((project / "results" / "runs").rglob("store.json")) or said == "no GPU"
+    if (project / "results" / "logs").exists():
+        # Of a job that has begun, Snakemake's last words are its lines and its command.
+        summary = done.stderr.split("\nFailed: ")[1]
+        [alone] = [line for line in summary.splitlines() if line.startswith("    stedm ")]
+        assert sentence in summary.split("again, alone:")[0]
+        if said == "0.25":
+            again = command(project, *alone.split(), check=False)
+            assert again.returncode == 2 and again.stderr.splitlines()[-1] == sentence
 
 
 def test_a_truncated_slide_and_a_polygon_outside(project):

@@ -24,7 +24,7 @@ STAGES = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a known error is one sentence and exit code 2, a training that was stopped 75, Ctrl-C 130."""
+    """Run a command; a known error is one sentence and exit code 2, another 1, a stopped training 75, Ctrl-C 130."""
     options = _parser().parse_args(arguments)
     _start_log(options.log)
     try:
@@ -42,6 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception:
+        # So that the traceback stands in the job's log, too.
+        log.exception("unexpected error; please report it")
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     crate = verb("crate", "write a finished run as a Workflow Run RO-Crate, for an archive", _run_crate)
     crate.add_argument("config", type=Path, help="configuration, such as config/demo.yaml")
     crate.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder of the crate")
+    crate.add_argument("--author", metavar="NAME", help="who ran it and answers for it (default: nobody is named)")
+    crate.add_argument("--orcid", metavar="URL", help="the author's https://orcid.org/…")
 
     doctor = verb("doctor", "examine the machine, a configuration's cohort, and slides by path", _run_doctor)
     doctor.add_argument("config", nargs="?", type=Path, help="configuration, such as config/demo.yaml")
@@ -334,7 +340,8 @@ def _run_export(options: argparse.Namespace) -> None:
 def _run_crate(options: argparse.Namespace) -> None:
     from stedm.tools.crate import write_crate
 
-    log.info("wrote %s", write_crate(_study(options.config), options.out))
+    study = _study(options.config)
+    log.info("wrote %s", write_crate(study, options.out, author=options.author, orcid=options.orcid))
 
 
 def _run_doctor(options: argparse.Namespace) -> None:

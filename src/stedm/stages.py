@@ -14,7 +14,8 @@ from stedm.study import Study
 
 log = logging.getLogger("stedm")
 
-STATE_FILES = ("state.ckpt",)
+STATE_FILES = ("state.ckpt", ".state.ckpt.partial")
+"""Files of a training's state (``stedm.training``), and of one that a killed process was about to keep."""
 
 
 def _settings(run: Run) -> dict[str, Any]:

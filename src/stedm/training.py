@@ -34,6 +34,10 @@ log = logging.getLogger("stedm")
 
 STATE = "state.ckpt"
 """File with the state from which a killed training goes on."""
+CURVE = Path("preview", "curves.csv")
+"""File with the training curve in a product's folder, and in its working folder while it is trained."""
+CURVE_SECONDS = 15.0
+"""Seconds between two writings of the curve, or a hundred times what one took where that is more."""
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises."""
 
@@ -87,6 +91,7 @@ class Training(pl.LightningModule):
         self.folder, self.team = Path(), Team()
         self.counter: Progress | None = None
         self._first: tuple[int, float] | None = None
+        self._curve_due = time.monotonic() + CURVE_SECONDS
         self.asked_to_stop = False
 
     def loss(self, batch: dict[str, Tensor], number: int) -> Tensor:
@@ -131,6 +136,7 @@ class Training(pl.LightningModule):
     def _stop(self, fault: str) -> None:
         if not self.team.leads:
             raise SystemExit(2)
+        self.write_curve()
         raise UserError(f"{self.folder}: {fault}; the last good state is kept, lower the learning rate.")
 
     def on_train_start(self) -> None:
@@ -148,7 +154,7 @@ class Training(pl.LightningModule):
         return self.trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Average weights, validate, keep a state, say how it goes: in this order."""
+        """Average weights, validate, keep a state, write the curve, say how it goes: in this order."""
         if len(self.losses) < self.accumulate:
             return
         step = self.trainer.global_step
@@ -167,8 +173,10 @@ class Training(pl.LightningModule):
         stop = step < self.steps and self._must_stop()
         if step < self.steps and (stop or step % self.checkpoint_every == 0):
             self._keep_state(step)
-            if stop:
-                raise Stopped(f"{self.folder}: stopped after step {step} of {self.steps}, state kept")
+        if stop or time.monotonic() >= self._curve_due:
+            self.write_curve()
+        if stop:
+            raise Stopped(f"{self.folder}: stopped after step {step} of {self.steps}, state kept")
         if self.counter is not None:
             speed = self.speed()
             memory = ", ".join(f"{value / 1000:.1f} GB {what}" for what, value in peaks(self.device).items())
@@ -187,6 +195,22 @@ class Training(pl.LightningModule):
         self.trainer.save_checkpoint(beside)
         if self.team.leads:
             beside.replace(self.folder / STATE)
+
+    def write_curve(self) -> None:
+        """Write the curve so far as CSV, whole: step, loss, validation_loss (empty where there is none)."""
+        if not self.team.leads:
+            return
+        began = time.monotonic()
+        path = self.folder / CURVE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Always under one name, so that the next writing takes what a killed one left.
+        beside = path.with_name(f".{path.name}.partial")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ("step", "loss", "validation_loss"), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.curve)
+        beside.replace(path)
+        self._curve_due = began + max(CURVE_SECONDS, 100 * (time.monotonic() - began))
 
     def on_train_end(self) -> None:
         """Look at the weights that are to be kept."""
@@ -242,7 +266,7 @@ def fit(
     workers: int = 0,
     team: Team | None = None,
 ) -> dict[str, Any]:
-    """Train; go on from ``folder/state.ckpt`` where an earlier process left one.
+    """Train, and write the curve; go on from ``folder/state.ckpt`` where an earlier process left one.
 
     Parameters
     ----------
@@ -251,7 +275,7 @@ def fit(
     batches
         Map from a batch's number to it, or to this process's part of it; a step takes ``module.accumulate`` of them.
     folder
-        Where states are kept.
+        Where states are kept, and the curve, which can be read while it grows.
     device
         Where to train.
     label
@@ -309,6 +333,7 @@ def fit(
         with _together(trainer):
             trainer.fit(module, loader, ckpt_path=state if first else None, weights_only=True)
         module.counter = None
+    module.write_curve()
     facts: dict[str, Any] = {"processes": team.size}
     if team.leads:
         facts["samples_per_second"] = round(module.speed(), 2)
@@ -347,12 +372,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def write_curve(path: Path, curve: list[dict[str, float]]) -> None:
-    """Write a training curve as CSV: step, loss, validation_loss (empty where there is none)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ("step", "loss", "validation_loss"), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in curve)

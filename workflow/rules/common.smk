@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from stedm.config import parse_configs
 from stedm.errors import UserError
 from stedm.provenance import SUMS, fingerprint, write_text
 from stedm.study import Studies
+from stedm.tools.failures import LOGGER, Failures
 from stedm.tools.scheduler import check_scheduler
 
 
@@ -50,6 +52,16 @@ onstart:
             study.view / "config.yaml",
             yaml.safe_dump(study.config.model_dump(mode="json"), sort_keys=False),
         )
+
+
+# Of the jobs that this process runs or submits; one on a node has nobody to tell.
+failures = Failures()
+if workflow.is_main_process:
+    logging.getLogger(LOGGER).addHandler(failures)
+
+
+onerror:
+    print(failures.summary(), file=sys.stderr)
 
 
 def resolved(stage):

@@ -24,7 +24,7 @@ from stedm.generator.autoencoder_files import save_autoencoder
 from stedm.provenance import Product
 from stedm.tiles.store import TileStore
 from stedm.tiles.windows import WindowPool
-from stedm.training import Training, fit, write_curve
+from stedm.training import Training, fit
 
 log = logging.getLogger("stedm")
 
@@ -173,7 +173,6 @@ def train_autoencoder(
     found = reconstruction(stage, tiles, where) | {"split": split}
     log.info("autoencoder: PSNR %.1f dB, L1 %.4f on %d %s tiles", found["psnr_db"], found["l1"], len(tiles), split)
     save_autoencoder(making.folder, stage)
-    write_curve(making.folder / "preview" / "curves.csv", module.curve)
     _write_pairs(making.folder / "preview" / "samples.png", stage, tiles[:SHOWN], where)
     making.facts |= facts | {
         "device": str(where),

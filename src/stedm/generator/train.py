@@ -26,7 +26,7 @@ from stedm.layers import StochasticDepth
 from stedm.provenance import Product
 from stedm.team import Team, part_of
 from stedm.tiles.store import TileStore
-from stedm.training import Training, fit, moving_average, write_curve
+from stedm.training import Training, fit, moving_average
 
 log = logging.getLogger("stedm")
 
@@ -151,7 +151,6 @@ def train_generator(
         return
     averaged: Generator = module.averaged.module
     save_generator(making.folder, averaged)
-    write_curve(preview / "curves.csv", module.curve)
     _write_samples(preview / "samples.png", averaged, batches, seed)
     if config.style.sampling != "none":
         write_style_vectors(preview / FILE, averaged, store, roles(store, labelled, unlabelled), config.style, seed)

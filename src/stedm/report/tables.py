@@ -146,8 +146,8 @@ def headline(
         "Foreground IoU on the test patients, last checkpoint. Mean over patients, standard deviation (SD) between "
         "patients (averaged over seeds) and mean of the worst tenth of the patients, each with a 95 % interval over "
         "patients; the mean of each seed beside it. The CSV names the worst tenth, the worst first; their interval "
-        "cannot reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, or "
-        "not scored."
+        "cannot reach below the worst patient seen. Null: patient-seed cells with nothing to find and nothing found, "
+        "or not scored."
     )
     if folds > 1:
         caption += f" Pooled over {folds} folds: each patient is scored by segmenters of the fold that tests it."

@@ -23,7 +23,7 @@ from stedm.segmenter.normalise import NormalisedTiles, normalising_maps
 from stedm.segmenter.predict import PREDICTIONS, slides_of, write_predictions
 from stedm.segmenter.unlabelled import Learner, build_learner, unlabelled_batches
 from stedm.tiles.store import TileStore
-from stedm.training import Training, fit, write_curve
+from stedm.training import Training, fit
 
 EXAMPLES, LONGEST = 6, 192
 """Slides of which the preview shows the middle, and its longest side in pixels."""
@@ -194,7 +194,6 @@ def train_segmenter(
     for name, trained in networks.items():
         tensors = {key: value.contiguous().cpu() for key, value in trained.state_dict().items()}
         save_file(tensors, making.folder / f"{name}.safetensors")
-    write_curve(making.folder / "preview" / "curves.csv", module.curve)
     _write_examples(making.folder / "preview" / "examples.npz", store, predicted)
     making.facts |= {
         "device": str(where),

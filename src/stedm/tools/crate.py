@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,27 @@ ENGINE, COMMAND = "#snakemake", "#stedm"
 Entity = dict[str, Any]
 
 
-def write_crate(study: Study, out: Path) -> Path:
+def write_crate(study: Study, out: Path, *, author: str | None = None, orcid: str | None = None) -> Path:
     """Write a finished run's crate into the folder `out`, which must not exist; return its metadata file.
+
+    Parameters
+    ----------
+    study
+        The study.
+    out
+        New folder.
+    author, orcid
+        Name of the person who ran it and answers for it, and an ORCID (``https://orcid.org/0000-…``); left out where
+        nobody is named, for no record of ours says who it was.
 
     Raises
     ------
     UserError
-        If the run has no report, or `out` exists.
+        If the run has no report, `out` exists, or the ORCID is none.
     """
     out = Path(out)
+    if orcid is not None and (author is None or not re.fullmatch(r"https://orcid\.org/(\d{4}-){3}\d{3}[\dX]", orcid)):
+        raise UserError(f"--orcid: {orcid!r}; give https://orcid.org/ with its sixteen digits, and a name as --author.")
     if not (study.view / "report.html").is_file():
         raise UserError(f"{study.view}/report.html: missing; run `snakemake` for this configuration first.")
     if out.exists():
@@ -60,7 +73,8 @@ def write_crate(study: Study, out: Path) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     _copy(study, beside)
-    (beside / METADATA).write_text(json.dumps(_metadata(study, beside), indent=1, ensure_ascii=False) + "\n")
+    metadata = _metadata(study, beside, _person(author, orcid))
+    (beside / METADATA).write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
     beside.replace(out)
     return out / METADATA
 
@@ -96,11 +110,17 @@ def _copy(study: Study, out: Path) -> None:
             copy(source, out / name)
 
 
-def _reference(*names: str) -> list[Entity]:
-    return [{"@id": name} for name in names]
+def _person(name: str | None, orcid: str | None) -> Entity | None:
+    return None if name is None else {"@id": orcid or "#author", "@type": "Person", "name": name}
 
 
-def _metadata(study: Study, out: Path) -> Entity:
+def _reference(*names: str) -> list[Entity] | Entity:
+    """Refer to entities; to one alone without a list, as RO-Crate recommends."""
+    found = [{"@id": name} for name in names]
+    return found[0] if len(found) == 1 else found
+
+
+def _metadata(study: Study, out: Path, author: Entity | None) -> Entity:
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     products = _products(study)
     actions = [_job(study, folder, run, sources) for folder, (run, sources) in products.items()]
@@ -109,6 +129,7 @@ def _metadata(study: Study, out: Path) -> Entity:
         "@id": "#run",
         "@type": "CreateAction",
         "name": f"Run of the workflow with the configuration {study.config.name}",
+        "description": "All jobs behind the report, as `snakemake --configfile config.yaml` runs them.",
         "instrument": {"@id": "Snakefile"},
         "object": _reference("config.yaml", str(study.config.cohort.manifest)),
         "result": _reference(*(name for name in files if name.startswith(("tables/", "figures/"))), *VIEW[:3]),
@@ -130,6 +151,11 @@ def _metadata(study: Study, out: Path) -> Entity:
         "mentions": _reference("#run", *(action["@id"] for action in actions)),
     }
     graph = [_descriptor(), root, *_context_entities(study), *map(_file(out), files), *datasets, whole, *actions]
+    if author:
+        root["author"] = _reference(author["@id"])
+        for action in (whole, *actions):
+            action["agent"] = _reference(author["@id"])
+        graph.append(author)
     return {"@context": CONTEXT, "@graph": graph}
 
 
