@@ -150,6 +150,10 @@ class Slurm:
                 raise TimeoutError(f"waited {seconds:.0f} s; {self.say('squeue', '--noheader', check=False)}")
             time.sleep(0.2)
 
+    def answers(self) -> bool:
+        """Tell whether the controller answers."""
+        return "up" in self.say("sinfo", "-h", "-o", "%a", check=False)
+
     def idle(self) -> bool:
         """Tell whether every node waits for work."""
         return self.say("sinfo", "-h", "-N", "-o", "%t", check=False).split() == ["idle"] * len(NODES)
