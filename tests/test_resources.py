@@ -56,27 +56,35 @@ def test_every_command_of_a_rule_exists():
     assert {"autoencoder", "generator", "scores", "report"} <= found
     options = {"synthetic": ["--part", "0"]}
     for verb in found:
-        ids = ["some-id"] if re.search(rf"stedm {verb} [^&]*wildcards.id", "".join(RULES.values())) else []
+        ids = ["some-id"] if re.search(rf"stedm {verb} \S+ \{{wildcards\.id\}}", "".join(RULES.values())) else []
         _parser().parse_args([verb, "config.yaml", *ids, *options.get(verb, []), "--log", "log"])
 
 
-def planned(root, *arguments: str) -> dict[str, dict[str, str]]:
-    """Return the resources of each rule's jobs, as Snakemake prints them."""
-    said = command(root, "snakemake", "--configfile", "config/mini.yaml", "--dry-run", *arguments).stdout
-    found = {}
-    for rule, text in re.findall(r"^rule (\w+):$.*?^    resources: (.*?)$", said, re.MULTILINE | re.DOTALL):
-        found[rule] = dict(entry.split("=", 1) for entry in text.split(", "))
-    return found
+PROBE = """
+include: "Snakefile"
+
+asked = {}
+for stage, runs in studies.all[0].all.items():
+    for name, run in runs.items():
+        named = "transferred" if run.facts.get("sampling") == "transferred" else stage
+        wildcards = {"cohort": "phantom", "id": name, "part": "0", "parts": "1"}
+        asked[named] = dict(workflow.get_rule(named).expand_resources(wildcards, [], 1))
+with open("asked.json", "w") as file:
+    json.dump(asked, file, default=str)
+"""
 
 
 def test_jobs_ask_for_the_gpus_and_nodes_that_they_use(project):
     execution = {"device": "cuda", "threads": 3, "devices": 2, "nodes": 2}
     write_config(project, MINI | {"arms": ["real", "synthetic", "transferred"], "execution": execution})
-    rules = planned(project, "--cores", "8")
-    gpus = {rule: resources.get("gpu", "0") for rule, resources in rules.items()}
-    assert (gpus["generator"], gpus["synthetic"], gpus["segmenter"]) == ("4", "1", "1")
-    assert {gpus[rule] for rule in ("cohort", "tiles", "transferred", "scores", "report")} == {"0"}
-    spread = {"nodes": "2", "tasks": "4", "tasks_per_gpu": "1", "cpus_per_task": "3", "mpi": "srun"}
-    assert spread.items() <= rules["generator"].items()
-    for rule, resources in rules.items():
-        assert rule == "generator" or not spread.keys() & resources.keys(), rule
+    (project / "probe.smk").write_text(f"import json\n{PROBE}")
+    said = command(project, "snakemake", "-s", "probe.smk", "--configfile", "config/mini.yaml", "--dry-run").stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    assert (counts["synthetic"], counts["transferred"], counts["generator"]) == ("1", "1", "1")
+    asked = json.loads((project / "asked.json").read_text())
+    gpus = {rule: resources.get("gpu", 0) for rule, resources in asked.items()}
+    without = dict.fromkeys(("cohort", "tiles", "transferred", "scores"), 0)
+    assert gpus == without | {"generator": 4, "synthetic": 1, "segmenter": 1}
+    spread = {"nodes": 2, "tasks": 4, "tasks_per_gpu": 1, "cpus_per_task": 3, "mpi": "srun"}
+    assert spread.items() <= asked["generator"].items()
+    assert not [rule for rule in asked if rule != "generator" and spread.keys() & asked[rule].keys()]

@@ -182,8 +182,10 @@ def test_a_copy_that_vanishes_is_read_to_the_end_or_named(store, scratch, said):
             raise reason
 
 
-def test_stages_make_the_same_from_copies(finished, scratch, said):
+def test_stages_make_the_same_from_copies(finished, scratch, said, monkeypatch):
     """A drawing, and a segmenter that reads a real and a synthetic store."""
+    opened, init = [], TileStore.__init__
+    monkeypatch.setattr(TileStore, "__init__", lambda self, *folders: (opened.extend(folders), init(self, *folders))[1])
     values = MINI | {"execution": MINI["execution"] | {"scratch": str(scratch)}}
     plan = Plan(parse_config(values), finished)
     segmenter = plan.segmenter("synthetic", 1, 0)
@@ -195,6 +197,7 @@ def test_stages_make_the_same_from_copies(finished, scratch, said):
     stages.make_synthetic(plan, drawn)
     stages.make_segmenter(plan, segmenter)
     assert [(folder / SUMS).read_text() for folder in folders] == before
+    assert opened and all(folder.is_relative_to(scratch) for folder in opened)
     assert sum("copied to" in line for line in said("INFO")) == 3 and copies(scratch) == []
     record = json.loads((segmenter.folder / "provenance.json").read_text())
     assert not any(Path(source["path"]).is_relative_to(scratch) for source in record["inputs"].values())
