@@ -58,7 +58,7 @@ test-slurm: setup  ## the workflow on a real Slurm of two nodes (as root; Debian
 	@pytest -m "slurm and not faults" tests/test_slurm.py
 
 test-faults: setup  ## all faults on the real Slurm, recorded in results/reference/faults.json
-	@STEDM_FAULTS=results/reference/faults.json pytest -m slurm tests/test_slurm.py
+	@STEDM_FAULTS=results/reference/faults.json pytest -v -m slurm tests/test_slurm.py
 
 lint: setup  ## ruff, snakefmt, snakemake --lint
 	@ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && snakemake --lint

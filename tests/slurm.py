@@ -28,7 +28,7 @@ CONF = """\
 ClusterName=mini
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=30
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state
@@ -149,6 +149,10 @@ class Slurm:
             if time.monotonic() > end:
                 raise TimeoutError(f"waited {seconds:.0f} s; {self.say('squeue', '--noheader', check=False)}")
             time.sleep(0.2)
+
+    def answers(self) -> bool:
+        """Tell whether the controller answers."""
+        return "up" in self.say("sinfo", "-h", "-o", "%a", check=False)
 
     def idle(self) -> bool:
         """Tell whether every node waits for work."""

@@ -113,6 +113,7 @@ def test_equal_runs_are_shared_and_others_are_not(template):
 
 def test_execution_is_no_part_of_an_identity(template):
     values = change("execution", {"device": "auto", "threads": 2, "slide_workers": 2, "synthetic_jobs": 3})
+    values["execution"] |= {"scratch": "$TMPDIR", "gpus": [0, 1], "nodes": 2}
     assert ids(plan_of(template, values)) == ids(plan_of(template, MINI))
 
 

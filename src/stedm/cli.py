@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     tiles.add_argument("--annotations", type=Path, help="QuPath GeoJSON of the slide, or a folder of <slide>.geojson")
     tiles.add_argument("--classes", nargs="+", help="annotated classes to keep (default: tumour)")
 
-    for name in ("generator", "synthetic", "segmenter", "scores"):
+    for name in ("autoencoder", "generator", "synthetic", "segmenter", "scores"):
         added = stage(name)
         if name == "synthetic":
             added.add_argument("--part", type=int, default=0, help="which of execution.synthetic_jobs parts")
@@ -185,12 +185,18 @@ def _study(path: Path):
 
 def _run_stage(options: argparse.Namespace) -> None:
     from stedm import stages
+    from stedm.tools import gpus
+    from stedm.tools.scheduler import start_on_all_nodes
 
     plan, run = _studies(options.config).having(options.stage, options.id).find(options.stage, options.id)
-    if options.stage == "synthetic":
-        stages.make_synthetic(plan, run, options.part)
-    else:
-        getattr(stages, f"make_{options.stage}")(plan, run)
+    execution = plan.config.execution
+    if options.stage == "generator":
+        start_on_all_nodes(execution)
+    with gpus.held(gpus.numbers(execution), gpus.needed(execution, run)):
+        if options.stage == "synthetic":
+            stages.make_synthetic(plan, run, options.part)
+        else:
+            getattr(stages, f"make_{options.stage}")(plan, run)
 
 
 def _run_cohort(options: argparse.Namespace) -> None:

@@ -377,7 +377,14 @@ class ExecutionConfig(Section):
     devices: Positive = 1
     """GPUs of a node, or processes on the CPU, that train one generator; each takes its part of every batch."""
     nodes: Positive = 1
-    """Machines that train one generator; above 1, `srun` or `torchrun` starts `stedm generator` once a device."""
+    """Machines that train one generator; above 1, a job of Slurm starts `stedm generator` once a device on each of its
+    nodes, and elsewhere you do, by `torchrun`."""
+    gpus: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Numbers of the GPUs that jobs on one machine share, each for one job at a time (one that stands twice, for two);
+    by default all that are visible. Where Slurm has chosen, its choice holds."""
+    scratch: Annotated[str, Field(pattern=r"^[/~$]")] | None = None
+    """Folder on a node's own disk, such as `$TMPDIR`: tile stores are copied there once a node, checked, shared by its
+    jobs and removed by the last of them. By default they are read where they lie."""
     compile: bool = False
     """Compile the generator's U-Net for its training (torch.compile): numbers agree to rounding, not to the bit."""
     channels_last: bool = True

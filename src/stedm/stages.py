@@ -10,6 +10,7 @@ from typing import Any
 from stedm.errors import UserError
 from stedm.provenance import product, read_record, replacing
 from stedm.runs import TRANSFERRED, Plan, Run
+from stedm.staging import staged
 from stedm.study import Study
 
 log = logging.getLogger("stedm")
@@ -58,10 +59,10 @@ def make_autoencoder(plan: Plan, run: Run) -> None:
 
     config, tiles = plan.config, run.inputs["tiles"].folder
     what = {"stage": "autoencoder", "settings": _settings(run), "inputs": {"tiles": tiles}, "keep": STATE_FILES}
-    with product(run.folder, **what) as making:
+    with product(run.folder, **what) as making, staged(config.execution.scratch, tiles) as [near]:
         train_autoencoder(
             making,
-            store=TileStore(tiles),
+            store=TileStore(near),
             patients=run.settings["patients"],
             validation=plan.patients("validation"),
             kind=run.settings["kind"],
@@ -90,10 +91,13 @@ def make_generator(plan: Plan, run: Run) -> None:
         update = {"path": inputs["autoencoder"], "train": None}
         settings = settings.model_copy(update={"first_stage": settings.first_stage.model_copy(update=update)})
     what = {"stage": "generator", "settings": _settings(run), "inputs": inputs, "keep": STATE_FILES}
-    with product(run.folder, **what, leads=team.leads) as making:
+    with (
+        product(run.folder, **what, leads=team.leads) as making,
+        staged(config.execution.scratch, tiles) as [near],
+    ):
         train_generator(
             making,
-            store=TileStore(tiles),
+            store=TileStore(near),
             labelled=labelled,
             unlabelled=plan.seen(labelled, run.facts["seed"]),
             config=settings,
@@ -121,11 +125,14 @@ def _transfer(plan: Plan, run: Run, part: int, jobs: int) -> None:
     from stedm.tiles.store import TileStore
 
     tiles, labelled = run.inputs["tiles"].folder, run.settings["labelled"]
-    settings = _settings(run)
-    with product(run.parts(jobs)[part], stage="synthetic", settings=settings, inputs={"tiles": tiles}) as making:
+    what = {"stage": "synthetic", "settings": _settings(run), "inputs": {"tiles": tiles}}
+    with (
+        product(run.parts(jobs)[part], **what) as making,
+        staged(plan.config.execution.scratch, tiles) as [near],
+    ):
         draw_transferred(
             making,
-            store=TileStore(tiles),
+            store=TileStore(near),
             labelled=labelled,
             unlabelled=plan.unlabelled(labelled),
             config=plan.config.synthetic,
@@ -141,16 +148,19 @@ def _draw(plan: Plan, run: Run, part: int, jobs: int) -> None:
     config, generator = plan.config, run.inputs["generator"]
     inputs = {"tiles": run.inputs["tiles"].folder, "generator": generator.folder}
     labelled = generator.settings["labelled"]
-    setting = Setting(
-        store=inputs["tiles"],
-        generator=inputs["generator"],
-        labelled=tuple(labelled),
-        unlabelled=tuple(plan.styles(labelled, run.facts["seed"])),
-        sampling=run.facts["sampling"],
-        seed=run.facts["seed"],
-        config=config.synthetic,
-    )
-    with product(run.parts(jobs)[part], stage="synthetic", settings=_settings(run), inputs=inputs) as making:
+    with (
+        product(run.parts(jobs)[part], stage="synthetic", settings=_settings(run), inputs=inputs) as making,
+        staged(config.execution.scratch, inputs["tiles"]) as [near],
+    ):
+        setting = Setting(
+            store=near,
+            generator=inputs["generator"],
+            labelled=tuple(labelled),
+            unlabelled=tuple(plan.styles(labelled, run.facts["seed"])),
+            sampling=run.facts["sampling"],
+            seed=run.facts["seed"],
+            config=config.synthetic,
+        )
         draw_synthetic(
             making,
             setting,
@@ -180,11 +190,15 @@ def make_segmenter(plan: Plan, run: Run) -> None:
         update = {"colour_jitter": run.settings["segmenter"]["colour_jitter"]}
         settings = settings.model_copy(update=update)
     scored = plan.patients("test") if run.settings["scored"] == "test" else plan.unused(labelled)
-    with product(run.folder, stage="segmenter", settings=_settings(run), inputs=inputs, keep=STATE_FILES) as making:
+    what = {"stage": "segmenter", "settings": _settings(run), "inputs": inputs, "keep": STATE_FILES}
+    with (
+        product(run.folder, **what) as making,
+        staged(config.execution.scratch, tiles, *parts) as [near, *drawn],
+    ):
         train_segmenter(
             making,
-            store=TileStore(tiles),
-            synthetic=TileStore(*parts) if parts else None,
+            store=TileStore(near),
+            synthetic=TileStore(*drawn) if drawn else None,
             labelled=labelled,
             validation=plan.patients("validation"),
             scored=scored,

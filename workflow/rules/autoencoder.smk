@@ -14,7 +14,7 @@ rule autoencoder:
     resources:
         settings=resolved("autoencoder"),
         gpu=execution("autoencoder", gpus),
-        mem_mb=4000,
+        mem_mb=training_memory("autoencoder"),
         disk_mb=2000,
         runtime=1440,
     params:

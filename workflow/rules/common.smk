@@ -8,6 +8,7 @@ from stedm.errors import UserError
 from stedm.provenance import SUMS, fingerprint, write_text
 from stedm.study import Studies
 from stedm.tools.failures import LOGGER, Failures
+from stedm.tools.memory import memory_mb
 from stedm.tools.scheduler import check_scheduler
 
 
@@ -127,4 +128,21 @@ def training_threads(settings):
 
 
 def training_gpus(settings):
-    return settings.devices if settings.device == "cuda" else 0
+    """GPUs of all nodes together."""
+    return settings.devices * settings.nodes if settings.device == "cuda" else 0
+
+
+def on_nodes(take):
+    """What the Slurm plugin needs to be told of a generator's training on several nodes, and of no other job."""
+    return execution(
+        "generator", lambda settings: take(settings) if settings.nodes > 1 else None
+    )
+
+
+def training_memory(stage):
+    """Main memory of a stage that trains or draws, in MB."""
+
+    def find(wildcards):
+        return memory_mb(studies.having(stage, wildcards.id).config)
+
+    return find

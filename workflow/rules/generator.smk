@@ -14,7 +14,12 @@ rule generator:
     resources:
         settings=resolved("generator"),
         gpu=execution("generator", training_gpus),
-        mem_mb=4000,
+        nodes=on_nodes(lambda settings: settings.nodes),
+        tasks=on_nodes(lambda settings: settings.devices * settings.nodes),
+        tasks_per_gpu=on_nodes(lambda settings: 1),
+        cpus_per_task=on_nodes(threads_of),
+        mpi=on_nodes(lambda settings: "srun"),
+        mem_mb=training_memory("generator"),
         disk_mb=4000,
         runtime=2880,
     params:

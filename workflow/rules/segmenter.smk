@@ -13,7 +13,7 @@ rule segmenter:
     resources:
         settings=resolved("segmenter"),
         gpu=execution("segmenter", gpus),
-        mem_mb=4000,
+        mem_mb=training_memory("segmenter"),
         disk_mb=1000,
         runtime=1440,
     params:

@@ -15,6 +15,7 @@ from stedm.errors import UserError
 from stedm.provenance import SUMS
 from stedm.runs import STAGES, TRANSFERRED, Plan, Run
 from stedm.study import Studies, Study
+from stedm.tools.gpus import needed
 
 ARMS_OF_RUN = "arms of the run"
 """The row of what is needed whatever the experiments."""
@@ -78,7 +79,7 @@ def _jobs(study: Study) -> dict[Path, Job]:
         seconds, basis = rates.seconds(plan, run)
         for folder in _folders(plan, run):
             there = (folder / SUMS).is_file()
-            gpu = trains and execution.device == "cuda"
+            gpu = execution.device == "cuda" and needed(execution, run) > 0
             size, measured = sizes.of(plan, run)
             made[folder] = Job(run.stage, folder, not there, seconds, size, threads, gpu, measured, basis)
     return made

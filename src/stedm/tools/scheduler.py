@@ -1,11 +1,18 @@
-"""Whether a scheduler answers, asked before any job is submitted."""
+"""Schedulers: whether one answers, asked before any job is submitted, and a job that spreads over its nodes."""
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import subprocess
+import sys
 
+from stedm.config import ExecutionConfig
 from stedm.errors import UserError
+from stedm.team import Team
+
+log = logging.getLogger("stedm")
 
 COMMANDS = {"slurm": ("sinfo", "--noheader")}
 """A command that succeeds where the scheduler of an executor answers."""
@@ -46,3 +53,42 @@ def check_scheduler(executor: str, timeout: float = 30.0) -> None:
             f"--executor {executor}: the scheduler does not answer ({said!r}: {why}); "
             "no job was submitted, run the same command again when it does."
         )
+
+
+def start_on_all_nodes(execution: ExecutionConfig) -> None:
+    """In a job of Slurm, become the `srun` that starts this command once a process of a training on several nodes.
+
+    Where one node is all, where the processes have been started already, or outside of Slurm, this returns.
+
+    Parameters
+    ----------
+    execution
+        How many nodes and processes train together.
+
+    Raises
+    ------
+    UserError
+        If there is no `srun` on this node.
+    """
+    team = Team(execution.devices, execution.nodes)
+    if team.nodes == 1 or "SLURM_JOB_ID" not in os.environ or _is_started(team):
+        return
+    # One that fails ends the others, which would wait for it.
+    options = [f"--nodes={team.nodes}", f"--ntasks={team.size}", f"--ntasks-per-node={team.devices}"]
+    options += [f"--cpus-per-task={execution.threads}", "--kill-on-bad-exit=1"]
+    log.info("srun starts %d processes on %d nodes", team.size, team.nodes)
+    try:
+        os.execvp("srun", ["srun", *options, sys.executable, *sys.argv])
+    except FileNotFoundError:
+        raise UserError(
+            f"execution.nodes is {team.nodes} and there is no 'srun' on this node to start the processes; install it, "
+            "or start the command by torchrun."
+        ) from None
+
+
+def _is_started(team: Team) -> bool:
+    try:
+        team.starter  # noqa: B018
+    except UserError:
+        return False
+    return True
