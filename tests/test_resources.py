@@ -78,7 +78,9 @@ def test_jobs_ask_for_the_gpus_and_nodes_that_they_use(project):
     execution = {"device": "cuda", "threads": 3, "devices": 2, "nodes": 2}
     write_config(project, MINI | {"arms": ["real", "synthetic", "transferred"], "execution": execution})
     (project / "probe.smk").write_text(f"import json\n{PROBE}")
-    said = command(project, "snakemake", "-s", "probe.smk", "--configfile", "config/mini.yaml", "--dry-run").stdout
+    said = command(
+        project, "snakemake", "-s", "probe.smk", "--dry-run", "--configfile", "config/mini.yaml", "--", "all"
+    ).stdout
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
     assert (counts["synthetic"], counts["transferred"], counts["generator"]) == ("1", "1", "1")
     asked = json.loads((project / "asked.json").read_text())

@@ -179,7 +179,7 @@ def grid_of(table: Table) -> dict:
     for place, row in enumerate(table.shown.itertuples(index=False)):
         cells = []
         for header, text in zip(columns, row, strict=True):
-            key = table.keys[header][place] if header in table.keys else text
+            key = table.keys[header][place] if header in table.keys else "" if text == DASH else text
             # As the page's script reads it.
             key = "Infinity" if isinstance(key, float) and key == math.inf else key
             cells.append({"text": whole(text), "key": "" if not known(key) else key, "number": header in table.keys})
