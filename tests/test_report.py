@@ -205,7 +205,17 @@ def built(tmp_path_factory):
 def test_every_file_is_there_and_nothing_half_written(built):
     base, _, summary = built
     names = {path.relative_to(base / "out").as_posix() for path in (base / "out").rglob("*") if path.is_file()}
-    tables = ("headline", "checkpoints", "comparisons", "references", "patients", "groups", "labels")
+    tables = (
+        "headline",
+        "checkpoints",
+        "comparisons",
+        "references",
+        "patients",
+        "groups",
+        "labels",
+        "on-top",
+        "distance",
+    )
     figures = (
         "iou-per-patient",
         "iou-vs-budget",
