@@ -304,6 +304,12 @@ def _write_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
+def read_sums(folder: Path) -> dict[str, str]:
+    """Return the checksums of a product's files, by name, as its ``SHA256SUMS`` has them."""
+    lines = (Path(folder) / SUMS).read_text().splitlines()
+    return {name: value for value, name in (line.split("  ", 1) for line in lines)}
+
+
 def peak_mb() -> float:
     """Return the peak resident memory of this process and its largest finished child, in MB."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from stedm.errors import MadeMeanwhile, Stopped, UserError
-from stedm.provenance import SUMS, checksum, exclusive, identify
+from stedm.provenance import SUMS, checksum, exclusive, identify, read_sums
 
 log = logging.getLogger("stedm")
 
@@ -157,7 +157,7 @@ def _copy(folder: Path, copy: Path) -> None:
         shutil.rmtree(beside)
     try:
         beside.mkdir()
-        for name, expected in _sums(folder):
+        for name, expected in read_sums(folder).items():
             source, target = folder / name, beside / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
@@ -180,21 +180,15 @@ def _beside(copy: Path) -> Path:
 
 
 def _is_there(copy: Path) -> bool:
-    return (copy / SUMS).is_file() and all((copy / name).is_file() for name, _ in _sums(copy))
+    return (copy / SUMS).is_file() and all((copy / name).is_file() for name in read_sums(copy))
 
 
 def _wrong_file(copy: Path) -> Path | None:
     """Return the first file of a copy that is missing or differs from its checksum."""
     if not (copy / SUMS).is_file():
         return copy / SUMS
-    for name, expected in _sums(copy):
+    for name, expected in read_sums(copy).items():
         path = copy / name
         if not path.is_file() or checksum(path) != expected:
             return path
     return None
-
-
-def _sums(folder: Path) -> list[tuple[str, str]]:
-    """Return names and checksums of the files of a product."""
-    lines = (folder / SUMS).read_text().splitlines()
-    return [(name, value) for value, name in (line.split("  ", 1) for line in lines)]

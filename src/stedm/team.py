@@ -30,6 +30,14 @@ class Team:
         return self.devices * self.nodes
 
     @property
+    def started_by(self) -> str | None:
+        """Who started the processes from outside: ``torchrun`` or ``srun``; None where nobody did."""
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return "torchrun"
+        # A job step of one task, in which a workflow may run, starts nothing.
+        return "srun" if os.environ.get("SLURM_STEP_NUM_TASKS") == str(self.size) else None
+
+    @property
     def starter(self) -> str:
         """Who started the processes: ``torchrun``, ``srun``, or ``self``.
 
@@ -38,11 +46,8 @@ class Team:
         UserError
             If there are several nodes and nobody started processes on them.
         """
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            return "torchrun"
-        # A job step of one task, in which a workflow may run, starts nothing.
-        if os.environ.get("SLURM_STEP_NUM_TASKS") == str(self.size):
-            return "srun"
+        if self.started_by is not None:
+            return self.started_by
         if self.nodes > 1:
             raise UserError(
                 f"execution.nodes is {self.nodes} and this process stands alone; start the command {self.size} times, "

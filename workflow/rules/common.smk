@@ -82,13 +82,18 @@ def view_settings(wildcards):
     return str(studies.named(wildcards.name).view / "config.yaml")
 
 
-def execution(stage, take):
-    """Function of a stage: what `take` makes of the execution settings of a job's study."""
+def configured(stage, take):
+    """Function of a stage: what `take` makes of the configuration of a job's study."""
 
     def find(wildcards):
-        return take(studies.having(stage, wildcards.id).config.execution)
+        return take(studies.having(stage, wildcards.id).config)
 
     return find
+
+
+def execution(stage, take):
+    """The same of its execution settings."""
+    return configured(stage, lambda config: take(config.execution))
 
 
 def sums(run, jobs=1):
@@ -141,8 +146,4 @@ def on_nodes(take):
 
 def training_memory(stage):
     """Main memory of a stage that trains or draws, in MB."""
-
-    def find(wildcards):
-        return memory_mb(studies.having(stage, wildcards.id).config)
-
-    return find
+    return configured(stage, memory_mb)

@@ -18,6 +18,8 @@ that is supported while its corrected p is large may be one of the few that chan
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from stedm.report.arms import baseline_of, has_budget, order, uses_synthetic
@@ -73,20 +75,31 @@ def comparisons(
     others = [arm for arm in arms if not uses_synthetic(arm) and arm != "real"]
     pairs += [(arm, baseline_of(arm), "reference") for arm in others]
     rows = []
-    for budget in sorted({budget for _, budget in planned if budget is not None}):
+    for budget in budgets_of(planned):
         for arm, baseline, kind in pairs:
             sides = (arm, budget if has_budget(arm) else None), (baseline, budget)
             if all(side in planned for side in sides):
-                tables = [table(patients, *side, "last") for side in sides]
-                found = compare(*tables, resamples=resamples, seed=seed)
                 row = {"kind": kind, "arm": arm, "baseline": baseline, "budget": budget}
-                rows.append(row | {"missing": missing_runs(planned, *sides), **found})
+                rows.append(row | comparison(patients, planned, *sides, resamples=resamples, seed=seed))
     for kind in ("claim", "reference"):
         family = [row for row in rows if row["kind"] == kind]
         distinct = len({(row["arm"], row["budget"]) for row in family})
         for row, more in zip(family, corrections(family, distinct), strict=True):
             row.update(more)
     return pd.DataFrame(rows)
+
+
+def budgets_of(planned: dict) -> list[int]:
+    """Return the budgets of planned runs, ascending."""
+    return sorted({budget for _, budget in planned if budget is not None})
+
+
+def comparison(
+    patients: pd.DataFrame, planned: dict, *sides: tuple[str, int | None], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Compare two arms at their budgets on `last`: which runs are `missing`, and what `compare` returns."""
+    tables = [table(patients, *side, "last") for side in sides]
+    return {"missing": missing_runs(planned, *sides), **compare(*tables, resamples=resamples, seed=seed)}
 
 
 def corrections(rows: list[dict], distinct: float) -> list[dict]:

@@ -51,9 +51,7 @@ def tabulate(experiment: Experiment, *, resamples: int = RESAMPLES, seed: int = 
             "Mean IoU [95 %]": interval(row, "mean") if row["seeds"] else "missing",
             "Mean, each seed": each_seed(row),
             "SD between patients [95 %]": interval(row, "std"),
-            "Difference of mean IoU [95 %]": "reference"
-            if row["reference"]
-            else interval(row, "difference", sign=True),
+            "Difference of mean IoU [95 %]": _difference(row),
             "With runs [95 %]": ends(row, "runs", sign=True),
             "Wilcoxon p": p_value(row["wilcoxon"]),
             "Holm p": p_value(row["holm"]),

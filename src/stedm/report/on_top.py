@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from stedm.report.arms import budget_label
-from stedm.report.claims import MEAN, SPREAD, corrections, missing_runs, verdict
+from stedm.report.claims import MEAN, SPREAD, budgets_of, comparison, corrections, missing_runs, verdict
 from stedm.report.formats import DASH, Table, ends, interval, known, number, p_value, seeds
-from stedm.scores.statistics import RESAMPLES, bootstrap, compare, mean, per_seed, table
+from stedm.scores.statistics import RESAMPLES, Estimate, aligned, bootstrap, columns, mean, per_seed, table
 
 ADDED = (
     ("colour augmentation", "synthetic-colour", "real-colour"),
@@ -39,13 +39,12 @@ def on_top(patients: pd.DataFrame, planned: dict, *, resamples: int = RESAMPLES,
     `spread_reason`, as the claims are judged; None without such a pair.
     """
     rows = []
-    for budget in _budgets(planned):
+    for budget in budgets_of(planned):
         for beside, arm, baseline in ADDED:
             sides = (arm, budget), (baseline, budget)
             if all(side in planned for side in sides):
-                found = compare(*(table(patients, *side, "last") for side in sides), resamples=resamples, seed=seed)
                 row = {"beside": beside, "arm": arm, "baseline": baseline, "budget": budget}
-                rows.append(row | {"missing": missing_runs(planned, *sides), **found})
+                rows.append(row | comparison(patients, planned, *sides, resamples=resamples, seed=seed))
     if not rows:
         return None
     for row, more in zip(rows, corrections(rows, len(rows)), strict=True):
@@ -92,7 +91,7 @@ def distance(patients: pd.DataFrame, planned: dict, *, resamples: int = RESAMPLE
     The share is None where the interval of the distance does not lie above 0. None without such arms.
     """
     rows = []
-    for budget in _budgets(planned):
+    for budget in budgets_of(planned):
         for arm, baseline, oracle in WAYS:
             sides = (arm, budget), (baseline, budget), (oracle, None)
             if all(side in planned for side in sides):
@@ -146,26 +145,13 @@ def _way(triples: np.ndarray) -> np.ndarray:
 
 
 def _covered(tables: Sequence[pd.DataFrame], *, resamples: int, seed: int) -> dict:
-    first, *others = tables
-    common = [name for name in first.columns if all(name in other.columns for other in others)]
-    everyone = first.index.union(others[0].index).union(others[1].index)
-    triples = np.stack([side.reindex(index=everyone)[common].to_numpy(dtype=np.float64) for side in tables], axis=-1)
-    defined = np.isfinite(triples).all(axis=-1)
-    triples = np.where(defined[..., None], triples, np.nan)[defined.any(axis=1)]
+    common, triples, _ = aligned(*tables)
     way = bootstrap(triples, _way, resamples=resamples, seed=seed)
-    row = {"seeds": [int(name) for name in common], "patients": len(triples)}
-    row |= {"distance": way.value, "distance_low": way.low, "distance_high": way.high}
-    row |= {"distance_seeds": per_seed(triples, _way), "distance_reason": way.reason}
+    row = {"seeds": common, "patients": len(triples), **columns("distance", way, per_seed(triples, _way))}
     if way.low is None or way.low <= 0:
         reason = WITHIN if way.low is not None else f"No interval: {way.reason}."
-        return row | {"share": None, "share_low": None, "share_high": None, "share_seeds": [], "share_reason": reason}
-    covered = bootstrap(triples, share, resamples=resamples, seed=seed)
-    row |= {"share": covered.value, "share_low": covered.low, "share_high": covered.high}
-    return row | {"share_seeds": per_seed(triples, share), "share_reason": covered.reason}
-
-
-def _budgets(planned: dict) -> list[int]:
-    return sorted({budget for _, budget in planned if budget is not None})
+        return row | columns("share", Estimate(None, reason=reason), [])
+    return row | columns("share", bootstrap(triples, share, resamples=resamples, seed=seed), per_seed(triples, share))
 
 
 def _percentage(value: object) -> str:

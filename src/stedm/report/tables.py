@@ -15,7 +15,7 @@ from stedm.report.on_top import distance, on_top
 from stedm.report.saved import labels_saved
 from stedm.report.variants import Variant, joined
 from stedm.scores.metrics import check, per_group, per_patient, pooled
-from stedm.scores.statistics import RESAMPLES, describe, mean, per_seed, table
+from stedm.scores.statistics import RESAMPLES, describe, mean, per_seed, rows_of, table
 
 ARM, LABELS = "Arm", "Labels per class"
 Planned = dict[tuple[str, int | None], dict[int, bool]]
@@ -35,8 +35,8 @@ def each_seed(row: dict) -> str:
 
 
 def _cells(frame: pd.DataFrame, arm: str, budget: int | None, checkpoint: str = "last") -> pd.DataFrame:
-    at = frame["budget"].isna() if budget is None else frame["budget"].eq(budget).fillna(False)
-    return frame[(frame["arm"] == arm) & (frame["checkpoint"] == checkpoint) & at]
+    rows = rows_of(frame, arm, budget)
+    return rows[rows["checkpoint"] == checkpoint]
 
 
 def _average(values: pd.Series) -> float | None:

@@ -12,6 +12,7 @@ import pandas as pd
 from stedm.report.arms import has_budget
 from stedm.report.claims import runs
 from stedm.scores.metrics import check, per_patient
+from stedm.scores.statistics import rows_of
 
 Key = tuple[str, int | None]
 """Arm and budget."""
@@ -99,8 +100,7 @@ def joined(
         for (arm, budget), runs_ in other.planned.items():
             if (arm, budget) not in every:
                 every[arm, budget] = runs_
-                own = other.patients[other.patients["arm"] == arm]
-                frames.append(own[own["budget"].isna() if budget is None else own["budget"].eq(budget).fillna(False)])
+                frames.append(rows_of(other.patients, arm, budget))
     return pd.concat(frames, ignore_index=True), every
 
 

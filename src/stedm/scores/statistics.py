@@ -27,6 +27,7 @@ rare that the sample holds none: a ratio of standard deviations then covers less
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -171,13 +172,19 @@ def degrees(values: np.ndarray, statistic: Statistic) -> float:
     return min(number - 1, 2 * groups / max(kurtosis - 1, 1e-12))
 
 
+def rows_of(frame: pd.DataFrame, arm: str, budget: int | None) -> pd.DataFrame:
+    """Return the rows of an arm at a budget; None selects those that have none."""
+    at = frame["budget"].isna() if budget is None else frame["budget"].eq(budget).fillna(False)
+    return frame[(frame["arm"] == arm) & at]
+
+
 def table(patients: pd.DataFrame, arm: str, budget: int | None, checkpoint: str, value: str = "iou") -> pd.DataFrame:
     """Return one arm's values as a table of patients (rows, by name) x seeds (columns), float64, NaN if undefined.
 
     `patients` is what `stedm.scores.metrics.per_patient` returns; `budget` None selects arms that have none.
     """
-    rows = patients[(patients["arm"] == arm) & (patients["checkpoint"] == checkpoint)]
-    rows = rows[rows["budget"].isna()] if budget is None else rows[rows["budget"].eq(budget).fillna(False)]
+    rows = rows_of(patients, arm, budget)
+    rows = rows[rows["checkpoint"] == checkpoint]
     wide = rows.set_index(["patient", "seed"])[value].unstack()  # noqa: PD010 (pivot_table would average duplicates)
     return pd.DataFrame(wide.to_numpy(dtype=np.float64, na_value=np.nan), wide.index, wide.columns)
 
@@ -203,7 +210,7 @@ def describe(wide: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -
         "worst_patients": [str(names[place]) for place in lowest],
     }
     for name, statistic in (("mean", mean), ("std", std), ("worst", worst)):
-        row |= _columns(name, bootstrap(kept, statistic, resamples=resamples, seed=seed), per_seed(kept, statistic))
+        row |= columns(name, bootstrap(kept, statistic, resamples=resamples, seed=seed), per_seed(kept, statistic))
     return row
 
 
@@ -231,26 +238,38 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, resamples: int = RESAM
     the two-sided p of the signed-rank test on the patients' differences (None where fewer than 3 patients or
     all differences are 0). Undefined numbers are None.
     """
-    seeds = [name for name in first.columns if name in second.columns]
-    everyone = first.index.union(second.index)
-    sides = [side.reindex(index=everyone)[seeds].to_numpy(dtype=np.float64) for side in (first, second)]
-    pairs = np.stack(sides, axis=-1)
-    known = np.isfinite(pairs).all(axis=-1)
-    pairs = np.where(known[..., None], pairs, np.nan)[known.any(axis=1)]
+    seeds, pairs, dropped = aligned(first, second)
     gain = bootstrap(pairs, difference, resamples=resamples, seed=seed)
     logs = bootstrap(pairs, log_ratio, resamples=resamples, seed=seed)
     ratio = Estimate(_exp(logs.value), _exp(logs.low), _exp(logs.high), logs.reason)
     return {
-        "seeds": [int(name) for name in seeds],
+        "seeds": seeds,
         "patients": len(pairs),
-        "dropped": int((~known).sum()),
+        "dropped": dropped,
         "wilcoxon": _wilcoxon(pairs),
-        **_columns("difference", gain, per_seed(pairs, difference)),
-        **_columns("ratio", ratio, [_exp(value) for value in per_seed(pairs, log_ratio)]),
+        **columns("difference", gain, per_seed(pairs, difference)),
+        **columns("ratio", ratio, [_exp(value) for value in per_seed(pairs, log_ratio)]),
     }
 
 
-def _columns(name: str, estimate: Estimate, seeds: list) -> dict:
+def aligned(*sides: pd.DataFrame) -> tuple[list[int], np.ndarray, int]:
+    """Put arms, each given as its `table`, on the patients and seeds that all of them have.
+
+    Returns
+    -------
+    The seeds; the values, float64 `(patients, seeds, arms)`, a cell that is undefined in one arm NaN in all, without
+    patients who have no other; and the number of such cells.
+    """
+    seeds = [name for name in sides[0].columns if all(name in side.columns for side in sides[1:])]
+    everyone = functools.reduce(pd.Index.union, (side.index for side in sides))
+    values = np.stack([side.reindex(index=everyone)[seeds].to_numpy(dtype=np.float64) for side in sides], axis=-1)
+    known = np.isfinite(values).all(axis=-1)
+    values = np.where(known[..., None], values, np.nan)[known.any(axis=1)]
+    return [int(name) for name in seeds], values, int((~known).sum())
+
+
+def columns(name: str, estimate: Estimate, seeds: list) -> dict:
+    """Return an estimate and each seed's own value as the columns of a row: `name`, `_low`, `_high`, and so on."""
     return {
         name: estimate.value,
         f"{name}_low": estimate.low,

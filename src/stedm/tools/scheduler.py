@@ -71,7 +71,7 @@ def start_on_all_nodes(execution: ExecutionConfig) -> None:
         If there is no `srun` on this node.
     """
     team = Team(execution.devices, execution.nodes)
-    if team.nodes == 1 or "SLURM_JOB_ID" not in os.environ or _is_started(team):
+    if team.nodes == 1 or "SLURM_JOB_ID" not in os.environ or team.started_by is not None:
         return
     # One that fails ends the others, which would wait for it.
     options = [f"--nodes={team.nodes}", f"--ntasks={team.size}", f"--ntasks-per-node={team.devices}"]
@@ -84,11 +84,3 @@ def start_on_all_nodes(execution: ExecutionConfig) -> None:
             f"execution.nodes is {team.nodes} and there is no 'srun' on this node to start the processes; install it, "
             "or start the command by torchrun."
         ) from None
-
-
-def _is_started(team: Team) -> bool:
-    try:
-        team.starter  # noqa: B018
-    except UserError:
-        return False
-    return True

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stedm.provenance import SUMS, checksum
+from stedm.provenance import SUMS, checksum, read_sums
 from stedm.runs import Run
 from stedm.study import Study
 from stedm.verify.values import OF_RUN, run_values
@@ -53,8 +53,7 @@ def store(study: Study, out: Path) -> list[Run]:
 
 def changed(folder: Path, names: tuple[str, ...]) -> list[str]:
     """Return those of a stored segmenter's files that are missing or not as its ``SHA256SUMS`` has them."""
-    lines = (folder / SUMS).read_text().splitlines() if (folder / SUMS).is_file() else []
-    sums = {name: value for value, name in (line.split("  ", 1) for line in lines)}
+    sums = read_sums(folder) if (folder / SUMS).is_file() else {}
     return [name for name in names if not (folder / name).is_file() or checksum(folder / name) != sums.get(name)]
 
 
