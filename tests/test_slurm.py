@@ -1,5 +1,6 @@
 """The workflow through profiles/slurm on a real scheduler: `make test-slurm`, and its faults: `make test-faults`."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -49,7 +51,9 @@ def record(scheduler):
     yield rows
     if (path := os.environ.get("STEDM_FAULTS")) and rows:
         version = scheduler.say("scontrol", "--version").split()[1]
-        write_text(Path(path), json.dumps({"slurm": version, **environment(), "faults": rows}, indent=1) + "\n")
+        write_text(
+            Path(path), json.dumps({"slurm": version, **environment(), "faults": list(rows.values())}, indent=1) + "\n"
+        )
 
 
 def segmenter(root: Path, name: str, arm: str = "real"):
@@ -129,11 +133,16 @@ class Work:
         self.scheduler, self.root, self.run = scheduler, root, run
         self.before = {job["JobId"] for job in scheduler.jobs()}
         self.started: list[subprocess.Popen] = []
+        self.more: list[str] = []
+        """Further arguments of snakemake."""
+        self.undo: list[Callable[[], object]] = []
+        """What is to be done at the end, whatever happens."""
 
     def start(self) -> subprocess.Popen:
         env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        arguments = [*WORKFLOW[:-1], "config/long.yaml", *QUICK, str(self.run.folder / "SHA256SUMS")]
-        log = (self.root / f"snakemake-{len(self.started)}.log").open("w")
+        target = str(self.run.folder / "SHA256SUMS")
+        arguments = [*WORKFLOW[:-1], "config/long.yaml", *QUICK, *self.more, "--", target]
+        log = (self.root / f"snakemake-{len(list(self.root.glob('snakemake-*.log')))}.log").open("w")
         process = subprocess.Popen(arguments, cwd=self.root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.started.append(process)
         return process
@@ -156,16 +165,26 @@ class Work:
         [job] = [job for job in self.jobs() if job["JobState"] == "RUNNING"]
         return job
 
-    def process(self) -> int:
-        """Return the process of the training itself."""
+    def processes(self) -> list[int]:
+        """Return the processes of the training itself."""
+        found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 line = (entry / "cmdline").read_bytes().split(b"\0")
                 if self.run.id.encode() in line and (entry / "cwd").resolve() == self.root:
-                    return int(entry.name)
+                    found.append(int(entry.name))
             except OSError:
                 continue
-        raise AssertionError("no training runs")
+        return found
+
+    def process(self) -> int:
+        """Return the only one."""
+        [number] = self.processes()
+        return number
+
+    def over(self) -> bool:
+        """Tell whether no job is left, and no process of one."""
+        return all(job["JobState"] in slurm.ENDED for job in self.jobs()) and not self.processes()
 
 
 def killed(work: Work) -> None:
@@ -176,6 +195,30 @@ def killed(work: Work) -> None:
 def warned(work: Work) -> None:
     """The scheduler's warning: SIGTERM to all processes of the job's step, as --signal=TERM@ sends it."""
     work.scheduler.say("scancel", "--signal=TERM", work.running()["JobId"])
+
+
+def time_limit_near(work: Work) -> None:
+    """The time limit comes near: the scheduler itself sends the warning that the profile asks for."""
+    # It looks at limits every half a minute only; until then the training stands still.
+    process = work.process()
+    os.kill(process, signal.SIGSTOP)
+    work.scheduler.say("scontrol", "update", f"jobid={work.running()['JobId']}", "timelimit=2")
+    work.scheduler.until(lambda: pending(process) & 1 << signal.SIGTERM - 1, 110)
+    os.kill(process, signal.SIGCONT)
+
+
+def pending(process: int) -> int:
+    """Return the signals that wait for a process, as a bit mask."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16)
+
+
+def time_limit(work: Work) -> None:
+    """The time limit is reached by a training that hangs (stopped by SIGSTOP)."""
+    job = work.running()["JobId"]
+    os.kill(work.process(), signal.SIGSTOP)
+    work.scheduler.say("scontrol", "update", f"jobid={job}", "timelimit=1")
+    work.scheduler.until(lambda: ("TIMEOUT", job) in [(one["JobState"], one["JobId"]) for one in work.jobs()], 180)
 
 
 def requeued(work: Work) -> None:
@@ -215,8 +258,49 @@ def controller_down(work: Work) -> None:
     work.scheduler.until(work.scheduler.answers, 60)
 
 
-FAULTS = [killed, warned, requeued, node_down, node_drained, snakemake_killed, two_snakemakes, controller_down]
+def small_disk(work: Work) -> None:
+    folder = work.root / work.run.folder.parent
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    # The product is compared when all is over; then the folder is as large as the others again.
+    work.undo.append(lambda: subprocess.run(["umount", str(folder)], check=True))
+
+
+def disk_full(work: Work) -> None:
+    """The disk is full when a state is written, as often as the job comes back; then room is made and all is rerun."""
+    ballast = work.root / work.run.folder.with_name("ballast")
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    process = work.started.pop()
+    assert process.wait(240) != 0
+    assert "the disk is full" in work.said() and "Traceback" not in work.log()
+    assert not (work.root / work.run.folder).exists()
+    ballast.unlink()
+    work.start()
+
+
+def own_scratch(work: Work) -> None:
+    (work.root / "scratch").mkdir()
+    work.more = ["--config", "execution=" + json.dumps({"scratch": str(work.root / "scratch")})]
+
+
+def scratch_gone(work: Work) -> None:
+    """The node's scratch folder, from which the training reads, vanishes."""
+    assert list((work.root / "scratch").rglob("*.bin"))
+    shutil.rmtree(work.root / "scratch")
+
+
+FAULTS = [
+    *(killed, warned, time_limit_near, time_limit, requeued, node_down, node_drained),
+    *(snakemake_killed, two_snakemakes, controller_down, disk_full, scratch_gone),
+]
+BEFORE = {disk_full: small_disk, scratch_gone: own_scratch}
+"""What a fault needs before the start."""
 QUICK_FAULTS = [warned]
+UNHARMED = [node_drained, controller_down, snakemake_killed, two_snakemakes, scratch_gone]
+"""Faults that the training itself does not notice; after all others it goes on from a state."""
 
 
 @pytest.mark.parametrize(
@@ -232,43 +316,54 @@ def test_a_disturbed_training_ends_as_if_nothing_had_happened(scheduler, undistu
     work = Work(scheduler, root, run)
     began = time.monotonic()
     # The row of a fault that is not survived stands in the record as well.
-    row = record[fault.__name__] = {"what": fault.__doc__, "same weights and predictions": False}
-    work.start()
+    row = record[fault.__name__] = {"what happens": fault.__doc__, "passed": False}
     try:
+        BEFORE.get(fault, lambda _: None)(work)
+        work.start()
         work.until_state()
         fault(work)
         codes = [process.wait(240) for process in work.started]
         assert codes == [0] * len(codes), work.said()[-4000:]
-        assert sums(root, run) == sums(finished, run)
-        scheduler.until(lambda: all(job["JobState"] in slurm.ENDED for job in work.jobs()), 60)
+        row["seconds"] = round(time.monotonic() - began)
+        row["same weights and predictions"] = sums(root, run) == sums(finished, run)
+        assert row["same weights and predictions"]
+        scheduler.until(work.over, 60)
+        row["left running"] = len(work.processes())
         # Taken up, not begun again; and nobody did it a second time.
         log = work.log()
-        assert log.count("going on from step") <= 1 and log.count("the other process") <= 1
-        assert len(re.findall(rf"{run.id}: \d+ steps in", log)) == 1
-        if fault not in (node_drained, controller_down, snakemake_killed, two_snakemakes):
-            assert "going on from step" in log
-        row["same weights and predictions"] = True
+        row["taken up from a state"] = log.count("going on from step")
+        row["trained to the end"] = len(re.findall(rf"{run.id}: \d+ steps in", log))
+        assert row["trained to the end"] == 1 and log.count("the other process") <= 1
+        if fault is not disk_full:
+            assert row["taken up from a state"] == (0 if fault in UNHARMED else 1), log[-4000:]
+        row["passed"] = True
     finally:
-        row["seconds"] = round(time.monotonic() - began, 1)
         if "slurmctld" not in scheduler.daemons:
             scheduler.start("slurmctld")
             scheduler.until(scheduler.answers, 60)
-        row["jobs"] = [f"{job['JobState']}, {job['Restarts']} restarts, on {job['NodeList']}" for job in work.jobs()]
+        row["jobs"] = "; ".join(
+            f"{job['JobState'].lower()} on {job['NodeList']}, restarts {job['Restarts']}" for job in work.jobs()
+        )
         for process in work.started:
             process.poll() is None and process.kill()
         scheduler.clear()
+        for undo in work.undo:
+            undo()
 
 
-def test_a_controller_that_does_not_answer_stops_the_run_before_any_job(scheduler, project):
+def test_a_controller_that_does_not_answer_stops_the_run_before_any_job(scheduler, project, record):
     scheduler.stop("slurmctld")
+    began = time.monotonic()
+    what = "The controller is down at the start: an error names it before any job."
+    row = record["controller_absent"] = {"what happens": what, "passed": False}
     try:
-        began = time.monotonic()
         done = command(project, *WORKFLOW, *QUICK, check=False)
         assert done.returncode != 0
         [sentence] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert "slurm" in sentence.lower() and "sinfo" in sentence
         assert not (project / "results" / "runs").exists()
         assert time.monotonic() - began < 60
+        row |= {"seconds": round(time.monotonic() - began), "passed": True}
     finally:
         scheduler.start("slurmctld")
         scheduler.until(scheduler.idle, 60)

@@ -46,6 +46,16 @@ def test_a_marked_place_shows_what_its_file_holds(root, what, shown):
     assert filled(root, what).startswith(shown)
 
 
+def test_a_table_of_records_has_a_column_for_each_key(root):
+    (root / "c.json").write_text('{"rows": [{"a": "x", "ok": true}, {"a": "y", "ok": false, "n": 3}]}')
+    assert filled(root, "table c.json rows").strip().split("\n") == [
+        "| a | ok | n |",
+        "| --- | --- | --- |",
+        "| x | yes |  |",
+        "| y | no | 3 |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

@@ -7,8 +7,8 @@ In the page's source stands, invisible when it is rendered,
     are the keys to go down by, and ``key=value`` for the one element of a list. FORMAT is a Python format such as
     ``.3f``, ``+.3f``, ``.0%`` or ``s``; or, of a CSV with columns ``X_low`` and ``X_high`` (or ``low`` and ``high``)
     beside X, ``interval`` or ``+interval``.
-``<!-- table FILE -->…<!-- end -->``
-    A whole CSV as a table.
+``<!-- table FILE WHERE… -->…<!-- end -->``
+    A whole CSV as a table; or a list of records of a JSON, found by the keys WHERE, with all columns that any has.
 ``<!-- results of NAME -->…<!-- end -->``
     The headline of ``results/reference/NAME``, as ``stedm headline`` prints it.
 
@@ -117,10 +117,16 @@ def _formatted(value: Any, form: str) -> str:
 
 
 def _table(words: list[str], root: Path) -> str:
-    [name] = words
-    rows = _rows(root / name)
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    name, *where = words
+    path = root / name
+    rows = _descend(json.loads(path.read_text()), where) if path.suffix == ".json" else _rows(path)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column, "")) for column in columns] for row in rows)]
     return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def _results(words: list[str], root: Path) -> str:
