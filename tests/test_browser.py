@@ -14,8 +14,8 @@ from test_report import LEDGER, expected_of, fake_runs, fake_scores
 from stedm.report import build_report
 from stedm.report.variants import Experiment, Variant
 from stedm.verify import show
-from stedm.verify.evidence import Reference
 from stedm.verify.records import STATES
+from stedm.verify.reference import Reference
 from stedm.verify.values import cells
 
 pytestmark = [

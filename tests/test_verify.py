@@ -22,7 +22,7 @@ from stedm.study import Study
 from stedm.tools.record import record_again, record_reference
 from stedm.verify import show, stored
 from stedm.verify.command import verify_results
-from stedm.verify.evidence import Reference, from_scores, from_stored, retrained, verify
+from stedm.verify.evidence import from_scores, from_stored, retrained, verify
 from stedm.verify.records import (
     DIFFERS,
     NOISE,
@@ -36,6 +36,7 @@ from stedm.verify.records import (
     settled,
     summary,
 )
+from stedm.verify.reference import Reference
 from stedm.verify.tolerances import FILE, tolerances
 from stedm.verify.values import OF_RUN, run_values
 

@@ -46,6 +46,11 @@ class Variant:
         """Arm and budget to seeds, each True if scored."""
         return runs(self.patients, self.expected)
 
+    @property
+    def names(self) -> list[str]:
+        """The ids of all its runs."""
+        return [run["id"] for run in self.expected]
+
     def ids(self, key: Key) -> frozenset[str]:
         """Return the runs of an arm and budget."""
         return frozenset(run["id"] for run in self.expected if (run["arm"], run["budget"]) == key)
@@ -74,6 +79,15 @@ class Experiment:
     def fixed(self) -> dict[str, str]:
         """Values that all variants share."""
         return {key: value for key, value in self.variants[0].chosen.items() if key not in self.axes}
+
+    def scored(self, scores: dict[str, pd.DataFrame]) -> Experiment:
+        """Return the same with other scores, by the ids of runs; a run that has none is missing."""
+        variants = []
+        for one in self.variants:
+            there = [scores[name] for name in dict.fromkeys(one.names) if name in scores]
+            rows = pd.concat(there, ignore_index=True) if there else one.scores.iloc[:0]
+            variants.append(replace(one, scores=rows))
+        return replace(self, variants=variants)
 
     def reference(self, key: Key) -> tuple[Variant, Key] | None:
         """Return what an arm and budget of any variant is compared with, if that is planned."""

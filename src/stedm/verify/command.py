@@ -6,9 +6,10 @@ from pathlib import Path
 
 from stedm.config import load_config
 from stedm.errors import UserError
-from stedm.verify.evidence import Reference, verify
+from stedm.verify.evidence import verify
 from stedm.verify.published import FILE, show_published
 from stedm.verify.records import DIFFERS
+from stedm.verify.reference import Reference
 from stedm.verify.show import sign as append_signature
 from stedm.verify.show import text, write_files
 

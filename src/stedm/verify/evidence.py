@@ -4,124 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from stedm.config import load_config
-from stedm.errors import UserError
 from stedm.provenance import SUMS, read_record
-from stedm.report.arms import has_budget, order
+from stedm.report.arms import has_budget
 from stedm.report.claims import MEAN
+from stedm.report.experiments import PREFIX, tabulate
+from stedm.report.formats import known
+from stedm.report.variants import Experiment
 from stedm.runs import Run
 from stedm.scores.metrics import check
-from stedm.study import Study
-from stedm.verify import stored, tolerances
-from stedm.verify.records import DIFFERS, NOISE, NOT_HERE, NOT_RUN, REPRODUCED, Cell, Record, judge
+from stedm.verify import stored
+from stedm.verify.records import DIFFERS, NOISE, NOT_HERE, NOT_RUN, REPRODUCED, Cell, Record
+from stedm.verify.reference import OTHER, Reference, Triple
 from stedm.verify.values import (
     FROM_SCORES_ALONE,
     OF_RUN,
+    PAIRED,
     RUNS,
     TABLES,
-    Parts,
     cells,
-    read_tables,
-    recorded_experiments,
     row_name,
     run_values,
-    split_runs,
     tables_of,
 )
 
 NOT_STORED = "its {what} are not stored"
-OTHER = "today's settings name another run; recorded is {recorded}, now it is {now}"
-Triple = tuple[str, int | None, int]
+LACKING = "{runs} is not in results/runs; `{command}` makes it"
 RETRAINED = ("headline", "checkpoints", "comparisons", "references", "claims")
 """Tables whose cells are compared with those of retrained runs."""
-
-
-class Reference:
-    """A recorded result, and the runs of this clone that would make it again.
-
-    Parameters
-    ----------
-    folder
-        ``results/reference/<name>``.
-    root
-        The project's root.
-    config
-        The configuration; by default the recorded one.
-
-    Raises
-    ------
-    UserError
-        If the folder holds no recorded result, or a faulty one.
-    """
-
-    def __init__(self, folder: Path, root: Path = Path(), config: Path | None = None) -> None:
-        self.folder, self.name = folder, folder.name
-        for file in ("scores.parquet", "config.yaml", "claims.csv"):
-            if not (folder / file).is_file():
-                raise UserError(f"{folder / file}: missing; record the result with `stedm record`.")
-        self.study = Study(load_config(config or folder / "config.yaml"), root)
-        self.command = f"snakemake --cores all --configfile {config or folder / 'config.yaml'}"
-        try:
-            self.scores = check(pd.read_parquet(folder / "scores.parquet").astype({"budget": "Int64"}))
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{folder / 'scores.parquet'}: {error} Record the result again.") from error
-        self.tolerances = tolerances.read(folder / tolerances.FILE)
-        self.tables = read_tables(folder)
-        self.experiments = recorded_experiments(self.study, folder)
-
-    @cached_property
-    def runs(self) -> dict[Triple, dict]:
-        """Recorded values of each segmenter, in the order of the tables."""
-        values = {key: run_values(rows) for key, rows in split_runs(self.scores).items()}
-        arms = order({arm for arm, _, _ in values})
-        return dict(sorted(values.items(), key=lambda item: _place(item[0], arms)))
-
-    @cached_property
-    def segmenters(self) -> dict[Triple, list[str]]:
-        """Recorded ids of the segmenters, several where folds are pooled."""
-        return {key: sorted(rows["segmenter"].unique()) for key, rows in split_runs(self.scores).items()}
-
-    @cached_property
-    def planned(self) -> dict[Triple, list[Run]]:
-        """The counts of the segmenters of today's configuration."""
-        found: dict[Triple, list[Run]] = {}
-        for run in self.study.scores:
-            found.setdefault((run.facts["arm"], run.facts["budget"], run.facts["seed"]), []).append(run)
-        return found
-
-    def other(self, key: Triple) -> dict[str, str]:
-        """Say in a record's words if today's settings name other segmenters than the recorded ones; else empty."""
-        now = sorted(run.inputs["segmenter"].id for run in self.planned.get(key, []))
-        if now == self.segmenters[key]:
-            return {}
-        recorded, today = ", ".join(self.segmenters[key]), ", ".join(now) or "no such run"
-        return {"state": NOT_HERE, "why": OTHER.format(recorded=recorded, now=today)}
-
-    def record(self, tier: str, cell: Cell, expected: Parts, found: Parts | None, **more: object) -> Record:
-        """Judge a cell; without found values the state is given in `more`."""
-        table, column = cell.table, "verdict" if cell.table == "claims" else cell.column
-        tolerance = self.tolerances.get((tier, table, "mean" if table == "groups" else column))
-        if found is not None and "state" not in more:
-            if tolerance is None:
-                path = self.folder / tolerances.FILE
-                raise UserError(f"{path}: no tolerance for {tier}, {table}, {column}; record the result again.")
-            more["state"] = judge(expected, found, tolerance)
-        source = {RUNS: "scores.parquet", "claims": "claims.csv"}.get(table, f"tables/{table}.csv")
-        return Record(
-            experiment=self.name,
-            tier=tier,
-            cell=cell,
-            expected=expected[0],
-            source=(self.folder / source).as_posix(),
-            found=None if found is None else found[0],
-            tolerance=tolerance,
-            **more,
-        )
 
 
 def verify(reference: Reference) -> list[Record]:
@@ -131,6 +44,7 @@ def verify(reference: Reference) -> list[Record]:
         *from_stored(reference, "T1"),
         *from_stored(reference, "T2"),
         *retrained(reference),
+        *retrained_experiments(reference),
     ]
 
 
@@ -198,11 +112,6 @@ def _made_again(reference: Reference, run: Run, folder: Path, tier: str, *, dama
         return None
 
 
-def _place(key: Triple, arms: list[str]) -> tuple:
-    arm, budget, seed = key
-    return budget is None, budget or 0, arms.index(arm), seed
-
-
 def _name(key: Triple) -> str:
     arm, budget, seed = key
     return row_name({"arm": arm, "budget": budget, "seed": seed})
@@ -217,11 +126,9 @@ def retrained(reference: Reference) -> list[Record]:
         if other := reference.other(key):
             why[key] = other
         elif lacking:
-            remedy = f"`{reference.command}` makes it"
-            why[key] = {"state": NOT_RUN, "why": f"{', '.join(lacking)} is not in results/runs; {remedy}"}
+            why[key] = {"state": NOT_RUN, "why": LACKING.format(runs=", ".join(lacking), command=reference.command)}
         else:
-            frames = [pd.read_parquet(path).astype({"budget": "Int64"}) for path in files]
-            there[key] = check(pd.concat(frames, ignore_index=True))
+            there[key] = check(pd.concat(map(_scores, files), ignore_index=True))
         found = run_values(there[key]) if key in there else None
         for column in OF_RUN:
             cell = Cell(RUNS, _name(key), column)
@@ -254,6 +161,55 @@ def _retrained_tables(reference: Reference, there: dict, why: dict) -> list[Reco
 def _belongs(key: Triple, side: tuple[str, int | None]) -> bool:
     arm, budget, _ = key
     return arm == side[0] and budget == (side[1] if has_budget(arm) else None)
+
+
+def retrained_experiments(reference: Reference) -> list[Record]:
+    """T3 of the experiments' tables: what they are with the runs of this clone in place of the recorded ones."""
+    files = {run.inputs["segmenter"].id: run.folder / "scores.parquet" for _, run in reference.study.scored}
+    records: list[Record] = []
+    for recorded in reference.experiments:
+        why = {name: _absent(reference, files, name) for variant in recorded.variants for name in variant.names}
+        there = {name: _scores(files[name]) for name, lacking in why.items() if not lacking}
+        records += _retrained_experiment(reference, recorded, there, why)
+    return records
+
+
+def _absent(reference: Reference, files: dict[str, Path], segmenter: str) -> dict[str, str]:
+    """Say in a record's words why this clone has no scores of a recorded segmenter; empty where it has them."""
+    if segmenter not in files:
+        return {"state": NOT_HERE, "why": OTHER.format(recorded=segmenter, now="no such run")}
+    if not files[segmenter].is_file():
+        missing = files[segmenter].parent.name
+        return {"state": NOT_RUN, "why": LACKING.format(runs=missing, command=reference.command)}
+    return {}
+
+
+def _scores(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path).astype({"budget": "Int64"})
+
+
+def _retrained_experiment(
+    reference: Reference, recorded: Experiment, there: dict[str, pd.DataFrame], why: dict[str, dict[str, str]]
+) -> list[Record]:
+    table = f"{PREFIX}{recorded.name}"
+    config = reference.study.config.report
+    made = tabulate(recorded.scored(there), resamples=config.resamples, seed=config.seed) if there else None
+    found = cells(table, made.raw) if made is not None else {}
+    records = []
+    for row in reference.tables.get(table, pd.DataFrame()).to_dict("records"):
+        own = str(row["runs"]).split(";")
+        compared = recorded.reference((row["arm"], int(row["budget"]) if known(row["budget"]) else None))
+        for cell, (expected, _) in cells(table, pd.DataFrame([row])).items():
+            if cell.column in FROM_SCORES_ALONE:
+                continue
+            needed = [*own, *(compared[0].ids(compared[1]) if compared and cell.column in PAIRED else ())]
+            lacking = next((why[name] for name in sorted(needed) if why[name]), None)
+            if lacking is None and cell not in found:
+                lacking = {"state": NOT_RUN, "why": "the runs make no such row"}
+            # As of the other tables, the value alone.
+            value = None if lacking else found[cell][0][:1]
+            records.append(reference.record("T3", cell, expected[:1], value, **(lacking or {})))
+    return records
 
 
 def _verdicts_within_noise(records: list[Record]) -> list[Record]:

@@ -10,9 +10,10 @@ import pandas as pd
 from scipy import stats
 
 from stedm.errors import UserError
+from stedm.report.experiments import PREFIX
 from stedm.report.formats import known
 from stedm.verify.records import Tolerance
-from stedm.verify.values import OF_RUN, RUNS, TABLES, columns_of, run_values, split_runs
+from stedm.verify.values import OF_RUN, PAIRED, RUNS, TABLES, columns_of, run_values, split_runs
 
 FILE = "tolerances.csv"
 COLUMNS = ("tier", "table", "column", "equal", "noise", "reason")
@@ -23,6 +24,8 @@ FACTOR = 10
 
 RETRAINED = {"headline": TABLES["headline"][1], "checkpoints": TABLES["checkpoints"][1]}
 PAIRS = ("comparisons", "references")
+VALUES = ("mean", "std")
+"""Columns of the tables of experiments that are of one arm and variant."""
 
 
 def tolerances(scores: pd.DataFrame, tables: dict[str, pd.DataFrame], arithmetic: dict[str, float]) -> pd.DataFrame:
@@ -61,10 +64,14 @@ def _of_seeds(scores: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[tup
     found = [_seed_row(RUNS, name, seeds[name], 1) for name in OF_RUN]
     found += [_seed_row(table, name, seeds[name], number) for table, names in RETRAINED.items() for name in names]
     for table in PAIRS:
-        for name in ("difference", "ratio"):
+        for name in PAIRED:
             frame = tables.get(table)
             values = [] if frame is None or not len(frame) else [as_list(v) for v in frame[f"{name}_seeds"]]
             found.append(_seed_row(table, name, values, number))
+    for table in [name for name in tables if name.startswith(PREFIX)]:
+        for name in (*VALUES, *PAIRED):
+            values = [as_list(v) for v in tables[table][f"{name}_seeds"]]
+            found.append(_seed_row(table, name, values, max((len(row) for row in values), default=1)))
     reason = "Another verdict is within noise where difference and ratio are."
     return [*found, ("T3", "claims", "verdict", AS_PRINTED, None, reason)]
 

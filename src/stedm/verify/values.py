@@ -36,6 +36,8 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Columns that name a row of a table's CSV, and columns that are verified with the ends of their interval."""
 EXPERIMENT = (("arm", "budget"), ("mean", "std", "difference", "ratio", *FROM_SCORES_ALONE))
 """The same of the tables of experiments, whose rows have their settings in their names too."""
+PAIRED = ("difference", "ratio")
+"""Of these the columns that are of two arms or variants."""
 OF_RUN = ("mean", "std", "worst", "dice", "pooled_iou", "best_mean", "best_std")
 
 Parts = tuple[Value, ...]
