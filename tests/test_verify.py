@@ -18,11 +18,12 @@ from stedm.errors import UserError
 from stedm.report import experiments
 from stedm.report.variants import Variant, pack
 from stedm.runs import Plan
+from stedm.stages import described_experiments
 from stedm.study import Study
 from stedm.tools.record import record_again, record_reference
 from stedm.verify import show, stored
 from stedm.verify.command import verify_results
-from stedm.verify.evidence import from_scores, from_stored, retrained, verify
+from stedm.verify.evidence import from_scores, from_stored, retrained, retrained_experiments, verify
 from stedm.verify.records import (
     DIFFERS,
     NOISE,
@@ -282,6 +283,68 @@ def test_labels_saved_and_experiments_are_verified(project):
     (folder / "experiments.parquet").unlink()
     lost = {key[0] for key, r in found().items() if r.state == DIFFERS}
     assert lost == {"experiment-arms", "experiment-scale", "on-top"}
+
+
+def test_experiments_are_held_to_retrained_runs_row_by_row(project):
+    """A missing run takes its rows and what is compared with it; a changed one its own numbers."""
+    folder = project / "results/reference/varied"
+    one = {"name": "scale", "title": "T", "question": "Q?", "arms": ["synthetic"], "cohorts": ["phantom"]}
+    one["axes"] = {"synthetic.guidance": [1.0, 3.0, 5.0]}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(MINI | {"name": "varied", "experiments": [one], "seeds": [0, 1]})
+    )
+    study = Study(load_config(folder / "config.yaml"), project)
+    read = {}
+    for number, (_, run) in enumerate(study.scored):
+        arm, seed = run.facts["arm"], run.facts["seed"]
+        rows = fake_scores(patients=8, arms={arm: (0.5, 0.1)}, budgets=(1,), seeds=(seed,), rng_seed=number)
+        read[run.id] = rows.assign(segmenter=run.inputs["segmenter"].id)
+        run.folder.mkdir(parents=True)
+        read[run.id].to_parquet(run.folder / "scores.parquet")
+    pd.concat([read[run.id] for run in study.scores]).to_parquet(folder / "scores.parquet")
+    pack(described_experiments(study, read)).to_parquet(folder / "experiments.parquet")
+    for name in ("tables", "figures"):
+        (folder / name).mkdir()
+    (folder / "tables/checkpoints.csv").write_text("arm,budget,validation_labels\n")
+    record_again(study)
+
+    def found() -> dict[tuple[str, str], str]:
+        records = retrained_experiments(Reference(folder, project))
+        assert {r.tier for r in records} == {"T3"} and all(
+            (r.found is None) == (r.state in (NOT_RUN, NOT_HERE)) for r in records
+        )
+        return {(r.cell.row, r.cell.column): r.state for r in records}
+
+    before = found()
+    rows = {value: f"synthetic, 1 label, guidance {value}" for value in ("1.0", "3.0", "5.0")}
+    assert before == {
+        **{(row, column): REPRODUCED for row in rows.values() for column in ("mean", "std")},
+        **{(rows[value], column): REPRODUCED for value in ("3.0", "5.0") for column in ("difference", "ratio")},
+    }
+    [scale] = study.experiments
+    first, second, _ = ([run.folder / "scores.parquet" for _, run in variant.scores] for variant in scale.variants)
+    kept = second[1].read_bytes()
+    second[1].unlink()
+    after = found()
+    assert {key for key in after if after[key] != before[key]} == {key for key in before if key[0] == rows["3.0"]}
+    assert {after[key] for key in after if key[0] == rows["3.0"]} == {NOT_RUN}
+    second[1].write_bytes(kept)
+    # Of what is compared with the first variant, only the comparison lacks it.
+    kept = first[0].read_bytes()
+    first[0].unlink()
+    gone = {key for key, state in found().items() if state == NOT_RUN}
+    assert gone == {key for key in before if key[0] == rows["1.0"] or key[1] in ("difference", "ratio")}
+    first[0].write_bytes(kept)
+    alter_scores(second[0], "synthetic")
+    after = found()
+    changed = {key for key in after if after[key] in (NOISE, DIFFERS)}
+    assert changed == {key for key in before if key[0] == rows["3.0"]}
+    # Settings of today that name other runs.
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("guidance:\n    - 1.0\n    - 3.0", "guidance:\n    - 1.0\n    - 4.0"))
+    after = found()
+    assert {key for key in after if after[key] == NOT_HERE} == {key for key in before if key[0] == rows["3.0"]}
 
 
 # ---- the command

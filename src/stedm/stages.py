@@ -256,7 +256,7 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
     else:
         read = {run.id: _read_scores(run.folder) for _, run in study.scored}
         scores = pd.concat([read[run.id] for run in study.scores], ignore_index=True)
-        experiments = _described_experiments(study, read)
+        experiments = described_experiments(study, read)
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
     if experiments:
@@ -293,7 +293,7 @@ def _read_scores(folder: Path) -> Any:
     return table.astype({"budget": "Int64"})
 
 
-def _described_experiments(study: Study, read: dict[str, Any]) -> list[Any]:
+def described_experiments(study: Study, read: dict[str, Any]) -> list[Any]:
     """Describe each experiment as the report takes it; `read` holds the scores by the id of their run."""
     import pandas as pd
 

@@ -267,9 +267,14 @@ def _entry(
 
 
 def write_grid(path: Path, drawer: Drawer, layouts: int = 4, styles: int = 5) -> None:
-    """Write a picture of layouts × styles: every layout drawn in every style, as arrays (see the report)."""
+    """Write a picture of layouts × styles: every layout drawn in every style, as arrays (see the report).
+
+    Images without a style have none: they stand beside those of each style.
+    """
+    if not drawer.styles:
+        return
     shown = _different(drawer, layouts)
-    names = drawer.styles.patients[:styles] if drawer.styles else []
+    names = drawer.styles.patients[:styles]
     arrays: dict[str, Any] = {
         "layouts": np.stack([drawer.store.layout(s.label) for s in shown]).astype(np.uint8),
         "layout_images": np.stack([drawer.layouts.read(s.layout_window)[0] for s in shown]),
@@ -289,9 +294,7 @@ def write_grid(path: Path, drawer: Drawer, layouts: int = 4, styles: int = 5) ->
             vector = drawer.style_vectors([sample])
         sets.append(np.stack([tile.read(drawer.styles) for tile in tiles]))
         columns.append(drawer.render(noise, masks, vector.expand(len(shown), -1)))
-    if names:
-        arrays["styles"] = np.stack(sets)
-        arrays["images"] = np.stack(columns, 1)
+    arrays |= {"styles": np.stack(sets), "images": np.stack(columns, 1)}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
 
