@@ -199,22 +199,19 @@ def warned(work: Work) -> None:
 
 def time_limit_near(work: Work) -> None:
     """The time limit comes near: the scheduler itself sends the warning that the profile asks for."""
-    # It looks at limits every half a minute only; until then the training stands still.
+    # It looks at limits twice a minute; until then the training stands still. With its signal it wakes what stands.
     process = work.process()
     os.kill(process, signal.SIGSTOP)
     work.scheduler.say("scontrol", "update", f"jobid={work.running()['JobId']}", "timelimit=2")
-    work.scheduler.until(lambda: pending(process) & 1 << signal.SIGTERM - 1, 110)
-    os.kill(process, signal.SIGCONT)
+    work.scheduler.until(lambda: process not in work.processes(), 110)
 
 
-def pending(process: int) -> int:
-    """Return the signals that wait for a process, as a bit mask."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16)
+def without_warning(work: Work) -> None:
+    work.more = ["--set-resources", "segmenter:slurm_extra='--nice=0'"]
 
 
 def time_limit(work: Work) -> None:
-    """The time limit is reached by a training that hangs (stopped by SIGSTOP)."""
+    """The time limit is reached, and nobody asked for a warning."""
     job = work.running()["JobId"]
     os.kill(work.process(), signal.SIGSTOP)
     work.scheduler.say("scontrol", "update", f"jobid={job}", "timelimit=1")
@@ -296,7 +293,7 @@ FAULTS = [
     *(killed, warned, time_limit_near, time_limit, requeued, node_down, node_drained),
     *(snakemake_killed, two_snakemakes, controller_down, disk_full, scratch_gone),
 ]
-BEFORE = {disk_full: small_disk, scratch_gone: own_scratch}
+BEFORE = {time_limit: without_warning, disk_full: small_disk, scratch_gone: own_scratch}
 """What a fault needs before the start."""
 QUICK_FAULTS = [warned]
 UNHARMED = [node_drained, controller_down, snakemake_killed, two_snakemakes, scratch_gone]

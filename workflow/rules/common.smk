@@ -28,6 +28,11 @@ try:
 except UserError as error:
     leave(error)
 
+# A scheduler may start jobs in a login shell, which forgets the environment that the workflow was started in.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+)
+
 RUNS = "results/runs/{cohort}"
 VIEW = "results/{name}"
 NAMES = [study.config.name for study in studies.all]
