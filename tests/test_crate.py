@@ -33,7 +33,9 @@ def check(crate: Path) -> dict[str, dict]:
         assert root[key], key
     datetime.datetime.fromisoformat(root["datePublished"])
     profiles = {one["@id"] for one in root["conformsTo"]}
-    assert "https://w3id.org/ro/wfrun/workflow/0.5" in profiles and profiles <= entities.keys()
+    wanted = {f"https://w3id.org/ro/wfrun/{name}/0.5" for name in ("process", "workflow", "provenance")}
+    assert wanted < profiles <= entities.keys()
+    assert entities["Snakefile"]["hasPart"]["@id"] in entities
     assert {"File", "SoftwareSourceCode", "ComputationalWorkflow"} <= set(entities[root["mainEntity"]["@id"]]["@type"])
 
     def references(value):

@@ -1,7 +1,7 @@
 """A finished run as a Workflow Run RO-Crate: files and how each was made, for archives and their tools.
 
-A crate is a folder with ``ro-crate-metadata.json`` (RO-Crate 1.1, https://w3id.org/ro/crate/1.1; profile Workflow Run
-Crate 0.5, https://w3id.org/ro/wfrun/workflow/0.5). In it lie the workflow, the configuration, what the report consists
+A crate is a folder with ``ro-crate-metadata.json`` (RO-Crate 1.1, https://w3id.org/ro/crate/1.1; profiles Workflow Run
+Crate and Provenance Run Crate 0.5, https://w3id.org/ro/wfrun/provenance/0.5). In it lie the workflow, the configuration, what the report consists
 of, and of each product the provenance record and the checksums; products themselves stay where they are.
 """
 
@@ -24,6 +24,7 @@ METADATA = "ro-crate-metadata.json"
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
     "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
 CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
@@ -201,6 +202,7 @@ def _file(out: Path):
                 "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
                 "name": "STEDM-workflow",
                 "programmingLanguage": {"@id": ENGINE},
+                "hasPart": {"@id": COMMAND},
                 "version": __version__,
                 "license": {"@id": "https://spdx.org/licenses/MIT"},
             }
