@@ -16,6 +16,9 @@ import pytest
 import yaml
 from conftest import MINI, PROJECT, command, copy_project, write_config
 
+from stedm.config import load_config
+from stedm.runs import Plan
+
 SNAKEMAKE = ("snakemake", "--cores", "2", "--configfile", "config/mini.yaml")
 
 
@@ -103,6 +106,14 @@ def test_a_log_has_plain_lines_with_rate_and_time(built):
 
 
 # ---- reruns
+
+
+def test_jobs_find_their_commands_where_a_login_shell_forgot_the_environment(project):
+    run = Plan(load_config(project / "config/mini.yaml"), project).tiles.inputs["cohort"]
+    target = str(run.folder.relative_to(project) / "SHA256SUMS")
+    snakemake = (sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/mini.yaml")
+    command(project, *snakemake, "--", target, PATH="/usr/bin:/bin")
+    assert (project / target).is_file()
 
 
 def test_a_changed_setting_reruns_only_what_depends_on_it(finished):
