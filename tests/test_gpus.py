@@ -1,11 +1,15 @@
 """One job, one GPU: real processes that overlap, and GPUs that are numbers only."""
 
 import argparse
+import fcntl
 import logging
 import os
 import select
 import subprocess
 import sys
+import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -121,3 +125,27 @@ def test_a_stage_says_which_gpu_it_holds(finished, tmp_path, monkeypatch, caplog
     with gpus.held(["8", "9"], 1):
         _run_stage(argparse.Namespace(stage="synthetic", config=path, id=run.id, part=0))
     assert "GPU 9 of 8,9" in caplog.messages
+
+
+def test_jobs_that_want_several_do_not_keep_what_the_other_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "WAIT", 0.01)
+    served: list[list[str]] = []
+
+    def job() -> None:
+        with ExitStack() as locks:
+            served.append(gpus._choose(["0", "1"], 2, tmp_path, locks))
+
+    # Who is first is a matter of chance, which a single round might not show.
+    for count in range(2, 22, 2):
+        taken = [(tmp_path / f"{name}.0").open("w") for name in "01"]
+        for lock in taken:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        jobs = [threading.Thread(target=job, daemon=True) for _ in range(2)]
+        for one in jobs:
+            one.start()
+        for lock in taken:
+            time.sleep(0.05)
+            lock.close()
+        for one in jobs:
+            one.join(5)
+        assert len(served) == count

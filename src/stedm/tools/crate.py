@@ -1,8 +1,9 @@
 """A finished run as a Workflow Run RO-Crate: files and how each was made, for archives and their tools.
 
 A crate is a folder with ``ro-crate-metadata.json`` (RO-Crate 1.1, https://w3id.org/ro/crate/1.1; profiles Workflow Run
-Crate and Provenance Run Crate 0.5, https://w3id.org/ro/wfrun/provenance/0.5). In it lie the workflow, the configuration, what the report consists
-of, and of each product the provenance record and the checksums; products themselves stay where they are.
+Crate and Provenance Run Crate 0.5, https://w3id.org/ro/wfrun/provenance/0.5). In it lie the workflow, the
+configuration, what the report consists of, and of each product the provenance record and the checksums; products stay
+where they are.
 """
 
 from __future__ import annotations
