@@ -9,7 +9,7 @@ from stedm.provenance import SUMS, fingerprint, write_text
 from stedm.study import Studies
 from stedm.tools.failures import LOGGER, Failures
 from stedm.tools.memory import memory_mb
-from stedm.tools.scheduler import check_scheduler
+from stedm.tools.scheduler import check_scheduler, find_commands
 
 
 def leave(error):
@@ -28,10 +28,7 @@ try:
 except UserError as error:
     leave(error)
 
-# A scheduler may start jobs in a login shell, which forgets the environment that the workflow was started in.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-)
+find_commands()
 
 RUNS = "results/runs/{cohort}"
 VIEW = "results/{name}"

@@ -100,8 +100,8 @@ def legend(axis: Axes, more: list[Artist]) -> None:
 def training_curves(generators: dict[str, pd.DataFrame], segmenters: list[tuple[str, pd.DataFrame]]) -> Figure:
     """Draw generator losses by run, and segmenter losses by arm: training and, where measured, validation.
 
-    Each frame has the columns step and loss, segmenters also validation_loss. Lines are running medians over a
-    twentieth of the run; a run that is shorter than that is drawn as it is.
+    Each frame has the columns step and loss, segmenters also validation_loss. Lines are smoothed over a
+    twentieth of the run, without the spikes of single steps.
     """
     titles = (["Generator"] if generators else []) + (
         ["Segmenter, training", "Segmenter, validation"] if segmenters else []
@@ -160,7 +160,9 @@ def sheet(
 
 
 def _smooth(values: pd.Series) -> pd.Series:
-    return values.rolling(max(1, len(values) // 20), min_periods=1, center=True).median()
+    # The mean of a window would draw one spike as a box as wide as the window.
+    despiked = values.rolling(5, min_periods=1, center=True).median()
+    return despiked.rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
 
 
 def show(axis: Axes, picture: np.ndarray, row: int, column: int) -> None:

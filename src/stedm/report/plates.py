@@ -158,8 +158,8 @@ def curve_figures(folder: Path, runs: list[dict]) -> tuple[list[Picture], list[s
     if not generators and not segmenters:
         return [], absent
     caption = (
-        f"Loss of {len(generators)} generator and {len(segmenters)} segmenter runs; training losses are running "
-        "medians over a twentieth of the run. The checkpoint last is the last step, "
+        f"Loss of {len(generators)} generator and {len(segmenters)} segmenter runs; training losses are smoothed "
+        "over a twentieth of the run, without spikes of single steps. The checkpoint last is the last step, "
         "best the one of the lowest validation loss."
     )
     alt = "Training curves of generator and segmenter; the values are in curves.csv in the previews of the runs."

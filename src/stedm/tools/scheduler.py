@@ -1,4 +1,4 @@
-"""Schedulers: whether one answers, asked before any job is submitted, and a job that spreads over its nodes."""
+"""Schedulers: does one answer, what do its jobs find, and how does one job spread over nodes?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from stedm.config import ExecutionConfig
 from stedm.errors import UserError
@@ -53,6 +54,14 @@ def check_scheduler(executor: str, timeout: float = 30.0) -> None:
             f"--executor {executor}: the scheduler does not answer ({said!r}: {why}); "
             "no job was submitted, run the same command again when it does."
         )
+
+
+def find_commands() -> None:
+    """Let what this process starts find the commands of its environment.
+
+    A scheduler may start jobs in a login shell, which forgets the environment that the workflow was started in.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def start_on_all_nodes(execution: ExecutionConfig) -> None:
