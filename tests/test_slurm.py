@@ -165,25 +165,26 @@ class Work:
         [job] = [job for job in self.jobs() if job["JobState"] == "RUNNING"]
         return job
 
-    def processes(self) -> list[int]:
-        """Return the processes of the training itself."""
+    def processes(self) -> list[tuple[int, list[bytes]]]:
+        """Return every process that works in the project, with its command."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                line = (entry / "cmdline").read_bytes().split(b"\0")
-                if self.run.id.encode() in line and (entry / "cwd").resolve() == self.root:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").resolve() == self.root:
+                    found.append((int(entry.name), (entry / "cmdline").read_bytes().split(b"\0")))
         return found
+
+    def training(self) -> list[int]:
+        """Return the processes of the training itself."""
+        return [number for number, command in self.processes() if self.run.id.encode() in command]
 
     def process(self) -> int:
         """Return the only one."""
-        [number] = self.processes()
+        [number] = self.training()
         return number
 
     def over(self) -> bool:
-        """Tell whether no job is left, and no process of one."""
+        """Tell whether no job is left, and no process of one: Snakemake has ended."""
         return all(job["JobState"] in slurm.ENDED for job in self.jobs()) and not self.processes()
 
 
@@ -203,7 +204,7 @@ def time_limit_near(work: Work) -> None:
     process = work.process()
     os.kill(process, signal.SIGSTOP)
     work.scheduler.say("scontrol", "update", f"jobid={work.running()['JobId']}", "timelimit=2")
-    work.scheduler.until(lambda: process not in work.processes(), 110)
+    work.scheduler.until(lambda: process not in work.training(), 110)
 
 
 def without_warning(work: Work) -> None:
