@@ -49,12 +49,14 @@ def samples(store: TileStore) -> dict[str, tuple]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path, help="configuration of a finished run, such as config/demo.yaml")
+    parser.add_argument("--count", type=int, default=2048, help="images (default 2,048; the paper draws 20,000)")
     parser.add_argument("--parts", type=int, default=4, help="jobs (default 4)")
     parser.add_argument("--at-once", type=int, default=2, help="of them at once (default 2)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
-    plan = Plan(load_config(options.config))
-    config = plan.config
+    config = load_config(options.config)
+    config = config.model_copy(update={"synthetic": config.synthetic.model_copy(update={"count": options.count})})
+    plan = Plan(config)
     run = plan.synthetic(min(config.budgets), config.seeds[0], config.generator.style.sampling)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
