@@ -244,7 +244,7 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
     import pandas as pd
 
     from stedm.report import build_report, headline_text
-    from stedm.report.variants import pack
+    from stedm.report.variants import PACKED, pack
     from stedm.verify.values import recorded_experiments
 
     config, out = study.config, study.view
@@ -260,7 +260,7 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
     with replacing(out / "scores.parquet") as beside:
         scores.to_parquet(beside, index=False)
     if experiments:
-        with replacing(out / "experiments.parquet") as beside:
+        with replacing(out / PACKED) as beside:
             pack(experiments).to_parquet(beside, index=False)
     expected = [run.facts for run in study.scores]
     own = _described_runs(study, study.scores)

@@ -14,6 +14,9 @@ from stedm.report.claims import runs
 from stedm.scores.metrics import check, per_patient
 from stedm.scores.statistics import rows_of
 
+PACKED = "experiments.parquet"
+"""File with the scores of all experiments of a view or a recorded result."""
+
 Key = tuple[str, int | None]
 """Arm and budget."""
 

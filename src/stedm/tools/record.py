@@ -11,10 +11,11 @@ import pandas as pd
 
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
+from stedm.report.variants import PACKED
 from stedm.study import Study
 from stedm.tools.reference import write_values
 
-FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv", "experiments.parquet")
+FILES = ("scores.parquet", "claims.csv", "config.yaml", "colour-search.csv", PACKED)
 """What is copied of a view, beside its tables and the pictures of its figures."""
 LARGE, WIDEST = 500_000, 1000
 """Bytes from which a picture is reduced, and its width in pixels then: the repository keeps every version of it."""

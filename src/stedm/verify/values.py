@@ -11,7 +11,7 @@ from stedm.report.arms import budget_label
 from stedm.report.experiments import PREFIX, tabulate
 from stedm.report.formats import known
 from stedm.report.tables import build_tables
-from stedm.report.variants import Experiment, alone, unpack
+from stedm.report.variants import PACKED, Experiment, alone, unpack
 from stedm.scores import statistics
 from stedm.scores.metrics import per_patient, pooled
 from stedm.study import Study
@@ -52,7 +52,7 @@ def columns_of(table: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def recorded_experiments(study: Study, folder: Path) -> list[Experiment]:
     """Return a recorded result's experiments with their scores; empty where none are recorded."""
-    path = folder / "experiments.parquet"
+    path = folder / PACKED
     if not path.is_file():
         return []
     table = pd.read_parquet(path).astype({"budget": "Int64"})
