@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -398,3 +399,10 @@ def test_the_grid_shows_layouts_on_the_images_that_they_belong_to(setting, tmp_p
         ]
         y, x = places
         assert np.array_equal(store.layout(label[y : y + side, x : x + side]), layout.astype(bool))
+
+
+def test_images_without_a_style_have_no_grid(setting, tmp_path):
+    from stedm.synthetic.draw import write_grid
+
+    write_grid(tmp_path / "grid.npz", Drawer(replace(setting, sampling="none"), CPU))
+    assert list(tmp_path.iterdir()) == []
