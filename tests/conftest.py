@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,18 @@ def copy_project(root: Path) -> Path:
     for name in ("workflow", "profiles", "docs", "config", ".dvc"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("cache", "tmp"))
     return root
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """Put a real file system of a few megabytes in a folder's place, or skip the test that needs it."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def one_sentence(error) -> str:

@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import slurm
-from conftest import MINI, command, write_config
+from conftest import MINI, command, small_disk, write_config
 from safetensors.torch import load_file
 from test_processes import TOLERANCE
 
@@ -135,8 +134,8 @@ class Work:
         self.started: list[subprocess.Popen] = []
         self.more: list[str] = []
         """Further arguments of snakemake."""
-        self.undo: list[Callable[[], object]] = []
-        """What is to be done at the end, whatever happens."""
+        self.around = contextlib.ExitStack()
+        """What holds until the end, whatever happens."""
 
     def start(self) -> subprocess.Popen:
         env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -256,13 +255,8 @@ def controller_down(work: Work) -> None:
     work.scheduler.until(work.scheduler.answers, 60)
 
 
-def small_disk(work: Work) -> None:
-    folder = work.root / work.run.folder.parent
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("a small file system cannot be mounted here")
-    # The product is compared when all is over; then the folder is as large as the others again.
-    work.undo.append(lambda: subprocess.run(["umount", str(folder)], check=True))
+def little_room(work: Work) -> None:
+    work.around.enter_context(small_disk(work.root / work.run.folder.parent, 8))
 
 
 def disk_full(work: Work) -> None:
@@ -294,7 +288,7 @@ FAULTS = [
     *(killed, warned, time_limit_near, time_limit, requeued, node_down, node_drained),
     *(snakemake_killed, two_snakemakes, controller_down, disk_full, scratch_gone),
 ]
-BEFORE = {time_limit: without_warning, disk_full: small_disk, scratch_gone: own_scratch}
+BEFORE = {time_limit: without_warning, disk_full: little_room, scratch_gone: own_scratch}
 """What a fault needs before the start."""
 QUICK_FAULTS = [warned]
 UNHARMED = [node_drained, controller_down, snakemake_killed, two_snakemakes, scratch_gone]
@@ -345,8 +339,7 @@ def test_a_disturbed_training_ends_as_if_nothing_had_happened(scheduler, undistu
         for process in work.started:
             process.poll() is None and process.kill()
         scheduler.clear()
-        for undo in work.undo:
-            undo()
+        work.around.close()
 
 
 def test_a_controller_that_does_not_answer_stops_the_run_before_any_job(scheduler, project, record):

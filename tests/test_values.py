@@ -66,6 +66,7 @@ def test_a_table_of_records_has_a_column_for_each_key(root):
         ("value a.csv budget=3 x interval", "could not convert"),
         ("value b.json rows name=two share .1%", "0 elements fit"),
         ("value b.json list 7 .0f", "out of range"),
+        ("table a.csv rows", "shown whole, not rows"),
     ],
 )
 def test_a_place_that_cannot_be_filled_is_named(root, what, said):

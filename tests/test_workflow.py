@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import MINI, PROJECT, command, copy_project, write_config
+from conftest import MINI, PROJECT, command, copy_project, small_disk, write_config
 
 from stedm.config import load_config
 from stedm.runs import Plan
@@ -105,15 +105,15 @@ def test_a_log_has_plain_lines_with_rate_and_time(built):
     assert all("\r" not in line and "\x1b" not in line for line in lines)
 
 
-# ---- reruns
-
-
 def test_jobs_find_their_commands_where_a_login_shell_forgot_the_environment(project):
     run = Plan(load_config(project / "config/mini.yaml"), project).tiles.inputs["cohort"]
     target = str(run.folder.relative_to(project) / "SHA256SUMS")
     snakemake = (sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/mini.yaml")
     command(project, *snakemake, "--", target, PATH="/usr/bin:/bin")
     assert (project / target).is_file()
+
+
+# ---- reruns
 
 
 def test_a_changed_setting_reruns_only_what_depends_on_it(finished):
@@ -271,18 +271,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_done(project):
     """On a real file system of one megabyte."""
     runs = project / "results" / "runs"
     runs.mkdir(parents=True)
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(runs)], capture_output=True)
-    if mount.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
+    with small_disk(runs, 1):
         command(project, "stedm", "cohort", "config/mini.yaml")
         # The preflight asks for room for the tiles; a disk that fills up afterwards is the other case.
         done = command(project, "stedm", "tiles", "config/mini.yaml", check=False)
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert "MB" in done.stderr and "free" in done.stderr
         assert not list(runs.rglob("store.json"))
-    finally:
-        subprocess.run(["umount", str(runs)], check=True)
 
 
 def test_a_disk_that_fills_up_at_work_is_one_sentence(tmp_path):
@@ -291,18 +286,13 @@ def test_a_disk_that_fills_up_at_work_is_one_sentence(tmp_path):
 
     small = tmp_path / "small"
     small.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True)
-    if mount.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
+    with small_disk(small, 1):
         with (
             pytest.raises(UserError, match="the disk is full"),
             product(small / "out", stage="scores", settings={}) as making,
         ):
             (making.folder / "big.bin").write_bytes(bytes(2 * 2**20))
         assert not (small / "out").exists()
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_two_processes_make_a_product_once(tmp_path):

@@ -245,6 +245,7 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
 
     from stedm.report import build_report, headline_text
     from stedm.report.variants import PACKED, pack
+    from stedm.scores.metrics import read_scores
     from stedm.verify.values import recorded_experiments
 
     config, out = study.config, study.view
@@ -252,9 +253,9 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
     if recorded:
         title, out = f"{title}, as recorded", study.root / "results" / "review" / config.name
         folder = study.root / "results" / "reference" / config.name
-        scores, experiments = _read_scores(folder), recorded_experiments(study, folder)
+        scores, experiments = read_scores(folder / "scores.parquet"), recorded_experiments(study, folder)
     else:
-        read = {run.id: _read_scores(run.folder) for _, run in study.scored}
+        read = {run.id: read_scores(run.folder / "scores.parquet") for _, run in study.scored}
         scores = pd.concat([read[run.id] for run in study.scores], ignore_index=True)
         experiments = described_experiments(study, read)
     with replacing(out / "scores.parquet") as beside:
@@ -281,16 +282,6 @@ def make_report(study: Study, *, recorded: bool = False) -> str:
     except ValueError as error:
         raise UserError(f"{out / 'scores.parquet'}: {error} Run the stages that made it again.") from error
     return headline_text(out)
-
-
-def _read_scores(folder: Path) -> Any:
-    import pandas as pd
-
-    path = folder / "scores.parquet"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; run `snakemake` for this configuration first.")
-    table = pd.read_parquet(path)
-    return table.astype({"budget": "Int64"})
 
 
 def described_experiments(study: Study, read: dict[str, Any]) -> list[Any]:
@@ -356,11 +347,11 @@ def make_search(study: Study) -> str:
     """Compare the strengths of colour augmentation on training patients; return the table as text."""
     import pandas as pd
 
-    from stedm.scores.metrics import per_patient
+    from stedm.scores.metrics import per_patient, read_scores
 
     rows = []
     for run in study.searched:
-        patients = per_patient(_read_scores(run.folder))
+        patients = per_patient(read_scores(run.folder / "scores.parquet"))
         iou = patients.loc[patients["checkpoint"] == "last", "iou"]
         strength = run.inputs["segmenter"].settings["segmenter"]["colour_jitter"]
         rows.append({"strength": strength, "seed": run.facts["seed"], "patients": len(iou), "iou": iou.mean()})

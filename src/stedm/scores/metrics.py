@@ -15,8 +15,11 @@ background fp                   tn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
+
+from stedm.errors import UserError
 
 RUN = ("cohort", "arm", "budget", "seed", "checkpoint")
 """The columns that name one trained segmenter as it was tested."""
@@ -34,6 +37,19 @@ COLUMNS = (
     "predicted_background",
 )
 """The columns of the stored scores."""
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read stored scores, of one segmenter or of many, with budgets as nullable integers.
+
+    Raises
+    ------
+    UserError
+        If there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run `snakemake` for this configuration first.")
+    return pd.read_parquet(path).astype({"budget": "Int64"})
 
 
 def check(scores: pd.DataFrame) -> pd.DataFrame:

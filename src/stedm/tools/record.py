@@ -12,6 +12,7 @@ import pandas as pd
 from stedm.errors import UserError
 from stedm.provenance import environment, read_record, write_text
 from stedm.report.variants import PACKED
+from stedm.scores.metrics import read_scores
 from stedm.study import Study
 from stedm.tools.reference import write_values
 
@@ -64,7 +65,7 @@ def record_again(study: Study) -> Path:
     out = study.root / "results" / "reference" / study.config.name
     if not (out / "scores.parquet").is_file():
         raise UserError(f"{out}/scores.parquet: missing; only a recorded result can be made again from its scores.")
-    scores = pd.read_parquet(out / "scores.parquet").astype({"budget": "Int64"})
+    scores = read_scores(out / "scores.parquet")
     runs = _validation_labels(out)
     expected = scores[["arm", "budget", "seed"]].drop_duplicates().to_dict("records")
     again = {"resamples": study.config.report.resamples, "seed": study.config.report.seed}

@@ -119,7 +119,12 @@ def _formatted(value: Any, form: str) -> str:
 def _table(words: list[str], root: Path) -> str:
     name, *where = words
     path = root / name
-    rows = _descend(json.loads(path.read_text()), where) if path.suffix == ".json" else _rows(path)
+    if path.suffix == ".json":
+        rows = _descend(json.loads(path.read_text()), where)
+    elif where:
+        raise ValueError(f"a CSV is shown whole, not {' '.join(where)}")
+    else:
+        rows = _rows(path)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *([_cell(row.get(column, "")) for column in columns] for row in rows)]
     return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

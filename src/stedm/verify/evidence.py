@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from stedm.report.experiments import PREFIX, tabulate
 from stedm.report.formats import known
 from stedm.report.variants import Experiment
 from stedm.runs import Run
-from stedm.scores.metrics import check
+from stedm.scores.metrics import check, read_scores
 from stedm.verify import stored
 from stedm.verify.records import DIFFERS, NOISE, NOT_HERE, NOT_RUN, REPRODUCED, Cell, Record
 from stedm.verify.reference import OTHER, Reference, Triple
@@ -25,6 +26,7 @@ from stedm.verify.values import (
     PAIRED,
     RUNS,
     TABLES,
+    Parts,
     cells,
     row_name,
     run_values,
@@ -126,9 +128,9 @@ def retrained(reference: Reference) -> list[Record]:
         if other := reference.other(key):
             why[key] = other
         elif lacking:
-            why[key] = {"state": NOT_RUN, "why": LACKING.format(runs=", ".join(lacking), command=reference.command)}
+            why[key] = _not_run(reference, lacking)
         else:
-            there[key] = check(pd.concat(map(_scores, files), ignore_index=True))
+            there[key] = check(pd.concat(map(read_scores, files), ignore_index=True))
         found = run_values(there[key]) if key in there else None
         for column in OF_RUN:
             cell = Cell(RUNS, _name(key), column)
@@ -149,13 +151,23 @@ def _retrained_tables(reference: Reference, there: dict, why: dict) -> list[Reco
                 continue
             needed = [k for k in reference.runs if any(_belongs(k, side) for side in sides)]
             lacking = [why[key] for key in needed if key in why]
-            # A user's noise is not that of an interval's ends: of a retrained cell the value alone is compared.
-            if lacking or cell not in found:
-                more = lacking[0] if lacking else {"state": NOT_RUN, "why": "the runs make no such row"}
-                records.append(reference.record("T3", cell, expected[:1], None, **more))
-            else:
-                records.append(reference.record("T3", cell, expected[:1], found[cell][0][:1]))
+            records.append(_retrained_cell(reference, cell, expected, found, lacking))
     return _verdicts_within_noise(records)
+
+
+def _retrained_cell(
+    reference: Reference, cell: Cell, expected: Parts, found: dict[Cell, tuple[Parts, Any]], lacking: list[dict]
+) -> Record:
+    """Judge a cell of a table of retrained runs; `lacking` says in a record's words why runs of it are not there."""
+    # A user's noise is not that of an interval's ends: of a retrained cell the value alone is compared.
+    if lacking or cell not in found:
+        more = lacking[0] if lacking else {"state": NOT_RUN, "why": "the runs make no such row"}
+        return reference.record("T3", cell, expected[:1], None, **more)
+    return reference.record("T3", cell, expected[:1], found[cell][0][:1])
+
+
+def _not_run(reference: Reference, runs: list[str]) -> dict[str, str]:
+    return {"state": NOT_RUN, "why": LACKING.format(runs=", ".join(runs), command=reference.command)}
 
 
 def _belongs(key: Triple, side: tuple[str, int | None]) -> bool:
@@ -166,12 +178,10 @@ def _belongs(key: Triple, side: tuple[str, int | None]) -> bool:
 def retrained_experiments(reference: Reference) -> list[Record]:
     """T3 of the experiments' tables: what they are with the runs of this clone in place of the recorded ones."""
     files = {run.inputs["segmenter"].id: run.folder / "scores.parquet" for _, run in reference.study.scored}
-    records: list[Record] = []
-    for recorded in reference.experiments:
-        why = {name: _absent(reference, files, name) for variant in recorded.variants for name in variant.names}
-        there = {name: _scores(files[name]) for name, lacking in why.items() if not lacking}
-        records += _retrained_experiment(reference, recorded, there, why)
-    return records
+    names = {name for recorded in reference.experiments for variant in recorded.variants for name in variant.names}
+    why = {name: _absent(reference, files, name) for name in sorted(names)}
+    there = {name: read_scores(files[name]) for name, lacking in why.items() if not lacking}
+    return [one for recorded in reference.experiments for one in _retrained_experiment(reference, recorded, there, why)]
 
 
 def _absent(reference: Reference, files: dict[str, Path], segmenter: str) -> dict[str, str]:
@@ -179,13 +189,8 @@ def _absent(reference: Reference, files: dict[str, Path], segmenter: str) -> dic
     if segmenter not in files:
         return {"state": NOT_HERE, "why": OTHER.format(recorded=segmenter, now="no such run")}
     if not files[segmenter].is_file():
-        missing = files[segmenter].parent.name
-        return {"state": NOT_RUN, "why": LACKING.format(runs=missing, command=reference.command)}
+        return _not_run(reference, [files[segmenter].parent.name])
     return {}
-
-
-def _scores(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path).astype({"budget": "Int64"})
 
 
 def _retrained_experiment(
@@ -193,8 +198,9 @@ def _retrained_experiment(
 ) -> list[Record]:
     table = f"{PREFIX}{recorded.name}"
     config = reference.study.config.report
-    made = tabulate(recorded.scored(there), resamples=config.resamples, seed=config.seed) if there else None
-    found = cells(table, made.raw) if made is not None else {}
+    some = any(name in there for variant in recorded.variants for name in variant.names)
+    again = {"resamples": config.resamples, "seed": config.seed}
+    found = cells(table, tabulate(recorded.scored(there), **again).raw) if some else {}
     records = []
     for row in reference.tables.get(table, pd.DataFrame()).to_dict("records"):
         own = str(row["runs"]).split(";")
@@ -203,12 +209,8 @@ def _retrained_experiment(
             if cell.column in FROM_SCORES_ALONE:
                 continue
             needed = [*own, *(compared[0].ids(compared[1]) if compared and cell.column in PAIRED else ())]
-            lacking = next((why[name] for name in sorted(needed) if why[name]), None)
-            if lacking is None and cell not in found:
-                lacking = {"state": NOT_RUN, "why": "the runs make no such row"}
-            # As of the other tables, the value alone.
-            value = None if lacking else found[cell][0][:1]
-            records.append(reference.record("T3", cell, expected[:1], value, **(lacking or {})))
+            lacking = [why[name] for name in sorted(needed) if why[name]]
+            records.append(_retrained_cell(reference, cell, expected, found, lacking))
     return records
 
 

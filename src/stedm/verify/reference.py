@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
-
 from stedm.config import load_config
 from stedm.errors import UserError
 from stedm.report.arms import order
 from stedm.runs import Run
-from stedm.scores.metrics import check
+from stedm.scores.metrics import check, read_scores
 from stedm.study import Study
 from stedm.verify import tolerances
 from stedm.verify.records import NOT_HERE, Cell, Record, judge
@@ -47,7 +45,7 @@ class Reference:
         self.study = Study(load_config(config or folder / "config.yaml"), root)
         self.command = f"snakemake --cores all --configfile {config or folder / 'config.yaml'}"
         try:
-            self.scores = check(pd.read_parquet(folder / "scores.parquet").astype({"budget": "Int64"}))
+            self.scores = check(read_scores(folder / "scores.parquet"))
         except (ValueError, KeyError) as error:
             raise UserError(f"{folder / 'scores.parquet'}: {error} Record the result again.") from error
         self.tolerances = tolerances.read(folder / tolerances.FILE)

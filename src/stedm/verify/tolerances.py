@@ -13,7 +13,17 @@ from stedm.errors import UserError
 from stedm.report.experiments import PREFIX
 from stedm.report.formats import known
 from stedm.verify.records import Tolerance
-from stedm.verify.values import OF_RUN, PAIRED, RUNS, TABLES, columns_of, run_values, split_runs
+from stedm.verify.values import (
+    EXPERIMENT,
+    FROM_SCORES_ALONE,
+    OF_RUN,
+    PAIRED,
+    RUNS,
+    TABLES,
+    columns_of,
+    run_values,
+    split_runs,
+)
 
 FILE = "tolerances.csv"
 COLUMNS = ("tier", "table", "column", "equal", "noise", "reason")
@@ -24,8 +34,6 @@ FACTOR = 10
 
 RETRAINED = {"headline": TABLES["headline"][1], "checkpoints": TABLES["checkpoints"][1]}
 PAIRS = ("comparisons", "references")
-VALUES = ("mean", "std")
-"""Columns of the tables of experiments that are of one arm and variant."""
 
 
 def tolerances(scores: pd.DataFrame, tables: dict[str, pd.DataFrame], arithmetic: dict[str, float]) -> pd.DataFrame:
@@ -69,7 +77,7 @@ def _of_seeds(scores: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[tup
             values = [] if frame is None or not len(frame) else [as_list(v) for v in frame[f"{name}_seeds"]]
             found.append(_seed_row(table, name, values, number))
     for table in [name for name in tables if name.startswith(PREFIX)]:
-        for name in (*VALUES, *PAIRED):
+        for name in [name for name in EXPERIMENT[1] if name not in FROM_SCORES_ALONE]:
             values = [as_list(v) for v in tables[table][f"{name}_seeds"]]
             found.append(_seed_row(table, name, values, max((len(row) for row in values), default=1)))
     reason = "Another verdict is within noise where difference and ratio are."

@@ -13,7 +13,7 @@ from stedm.report.formats import known
 from stedm.report.tables import build_tables
 from stedm.report.variants import PACKED, Experiment, alone, unpack
 from stedm.scores import statistics
-from stedm.scores.metrics import per_patient, pooled
+from stedm.scores.metrics import per_patient, pooled, read_scores
 from stedm.study import Study
 from stedm.verify.records import Cell, Value
 
@@ -22,22 +22,22 @@ RUNS = "runs"
 PAIR = ("arm", "baseline", "budget")
 FROM_SCORES_ALONE = ("wilcoxon", "holm", "runs_low", "runs_high")
 """Columns that a retraining is not held to: probabilities, and ends of an interval."""
+PAIRED = ("difference", "ratio")
+"""Columns that are of two arms or variants."""
 TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "headline": (("arm", "budget"), ("mean", "std", "worst", "dice", "pooled_iou")),
-    "comparisons": (PAIR, ("difference", "ratio", *FROM_SCORES_ALONE)),
-    "references": (PAIR, ("difference", "ratio", *FROM_SCORES_ALONE)),
+    "comparisons": (PAIR, (*PAIRED, *FROM_SCORES_ALONE)),
+    "references": (PAIR, (*PAIRED, *FROM_SCORES_ALONE)),
     "checkpoints": (("arm", "budget"), ("best_mean", "best_std")),
     "labels": (PAIR, ("labels",)),
-    "on-top": (PAIR, ("difference", "ratio", *FROM_SCORES_ALONE, "mean_verdict", "spread_verdict")),
+    "on-top": (PAIR, (*PAIRED, *FROM_SCORES_ALONE, "mean_verdict", "spread_verdict")),
     "distance": (PAIR, ("distance", "share")),
     "groups": (("arm", "budget", "group"), ("mean",)),
     "claims": ((*PAIR, "claim"), ("verdict",)),
 }
 """Columns that name a row of a table's CSV, and columns that are verified with the ends of their interval."""
-EXPERIMENT = (("arm", "budget"), ("mean", "std", "difference", "ratio", *FROM_SCORES_ALONE))
+EXPERIMENT = (("arm", "budget"), ("mean", "std", *PAIRED, *FROM_SCORES_ALONE))
 """The same of the tables of experiments, whose rows have their settings in their names too."""
-PAIRED = ("difference", "ratio")
-"""Of these the columns that are of two arms or variants."""
 OF_RUN = ("mean", "std", "worst", "dice", "pooled_iou", "best_mean", "best_std")
 
 Parts = tuple[Value, ...]
@@ -55,8 +55,7 @@ def recorded_experiments(study: Study, folder: Path) -> list[Experiment]:
     path = folder / PACKED
     if not path.is_file():
         return []
-    table = pd.read_parquet(path).astype({"budget": "Int64"})
-    return unpack(table, [made.described([]) for made in study.experiments])
+    return unpack(read_scores(path), [made.described([]) for made in study.experiments])
 
 
 def row_name(row: dict) -> str:
